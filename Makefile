@@ -1,0 +1,68 @@
+# Each target makes .venv first when it is missing or older than what it was made from; nothing needs to be activated.
+# Another interpreter: make test PYTHON=python3.12 (removes nothing: run `make clean-venv` first to change it).
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SOURCES := sb3_ppo_plus tests examples benchmarks .ci setup.py
+EXISTING := $(wildcard $(SOURCES))
+# Small networks: one thread each and two tests at a time beats the reverse.
+PYTEST_WORKERS ?= 2
+export OMP_NUM_THREADS ?= 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-all lint format type bench sb3-tests wheel-smoke clean clean-venv
+
+help:
+	@echo "make setup        the virtual environment in $(VENV), from constraints.txt"
+	@echo "make demo         examples/demo.py: train, save, load, look"
+	@echo "make test         the default tests (test-all: also those marked slow)"
+	@echo "make lint         ruff check and format check (format: apply both)"
+	@echo "make type         mypy"
+	@echo "make bench        time per gradient step on this machine"
+	@echo "make sb3-tests    Stable-Baselines3's own PPO tests, run on PPOPlus"
+	@echo "make wheel-smoke  build the wheel and use it from a fresh environment"
+	@echo "make clean        remove build output and caches (clean-venv: also $(VENV))"
+
+$(INSTALLED): pyproject.toml setup.py constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,dev]"
+	@touch $@
+
+setup: $(INSTALLED)
+
+demo: $(INSTALLED)
+	$(BIN)/python examples/demo.py
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
+
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m ''
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check $(EXISTING)
+	$(BIN)/ruff format --check $(EXISTING)
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix $(EXISTING)
+	$(BIN)/ruff format $(EXISTING)
+
+type: $(INSTALLED)
+	$(BIN)/mypy
+
+bench: $(INSTALLED)
+	$(BIN)/python benchmarks/update_speed.py
+
+sb3-tests: $(INSTALLED)
+	$(BIN)/python tests/parity/run_sb3_suite.py --workers $(PYTEST_WORKERS)
+
+wheel-smoke: $(INSTALLED)
+	$(BIN)/python .ci/wheel_smoke.py
+
+clean:
+	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+
+clean-venv: clean
+	rm -rf $(VENV)

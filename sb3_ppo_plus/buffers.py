@@ -1,0 +1,207 @@
+"""
+What PPOPlus adds to SB3's rollout buffers, without a copy of them: which rows a minibatch holds, which rows count, and
+the final observation of truncated episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import RolloutBuffer
+
+from sb3_ppo_plus.distributions import DistributionParams, take_rows
+from sb3_ppo_plus.types import Minibatch, Observations
+
+# An environment whose agent did not act in a step says so in that step's info.
+INVALID_ROW = "invalid_row"
+
+if TYPE_CHECKING:
+    _Base = RolloutBuffer
+else:
+    _Base = object
+
+
+class Truncation(NamedTuple):
+    """
+    An episode that was cut off.
+
+    :param step: row of the rollout, in [0, T)
+    :param env: environment, in [0, N)
+    :param final_obs: observation before the reset, as the environment gave it
+    """
+
+    step: int
+    env: int
+    final_obs: Any
+
+
+class RowsMixin(_Base):
+    """Mixed into the rollout buffer class by :func:`with_rows`."""
+
+    rows: np.ndarray | None
+    valid: np.ndarray
+    truncations: list[Truncation]
+
+    def reset(self) -> None:
+        super().reset()
+        self.rows = None
+        self.valid = np.ones((self.buffer_size, self.n_envs), dtype=bool)
+        self.truncations = []
+        if isinstance(self.action_space, spaces.Box) and not np.issubdtype(self.action_space.dtype, np.floating):
+            # SB3 stores actions in the space's dtype since 2.7.1. A Gaussian sample cut to an integer is not the action
+            # whose log-probability was stored, and the ratio would not start at 1.
+            self.actions = self.actions.astype(np.float32)
+
+    def note_infos(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+        """
+        Keep from the infos of the step that is about to be added what the update needs later.
+
+        :param infos: one mapping an environment
+        :param dones: whether the episode ended in this step [N]
+        """
+        for env, info in enumerate(infos):
+            if info.get(INVALID_ROW, False):
+                self.valid[self.pos, env] = False
+            if dones[env] and info.get("TimeLimit.truncated", False) and info.get("terminal_observation") is not None:
+                self.truncations.append(Truncation(self.pos, env, info["terminal_observation"]))
+
+    def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
+        self.rows = batch_inds
+        return super()._get_samples(batch_inds, env)
+
+
+@cache
+def with_rows(buffer_class: type[RolloutBuffer]) -> type[RolloutBuffer]:
+    """
+    A rollout buffer class that keeps track of its rows; everything else is inherited.
+
+    :param buffer_class: SB3's RolloutBuffer, DictRolloutBuffer or a user's own
+    :return: subclass of both that class and :class:`RowsMixin`
+    """
+    if issubclass(buffer_class, RowsMixin):
+        return buffer_class
+    return type(buffer_class.__name__, (RowsMixin, buffer_class), {})
+
+
+class Columns:
+    """
+    What one update knows about each row beyond the buffer, in the buffer's flat order (environment by environment).
+
+    :param valid: which rows count; None when all do [N * T]
+    """
+
+    def __init__(self, valid: np.ndarray | None, device: th.device) -> None:
+        self.valid = valid
+        self.mask = None if valid is None else th.as_tensor(valid, device=device)
+        self.advantages: th.Tensor | None = None
+        self.returns: th.Tensor | None = None
+        self.old_distribution: DistributionParams | None = None
+        self.reference_distribution: DistributionParams | None = None
+        self.reference_log_prob: th.Tensor | None = None
+
+    def minibatch(self, samples: Any, rows: np.ndarray | None, discrete: bool) -> Minibatch:
+        """
+        Join a buffer's samples with the columns.
+
+        :param samples: SB3's RolloutBufferSamples or DictRolloutBufferSamples
+        :param rows: their row indices [B]
+        :param discrete: whether the action space is Discrete, whose actions the policy takes as integers [B]
+        :return: the minibatch
+        """
+        actions = samples.actions.long().flatten() if discrete else samples.actions
+        batch = Minibatch(
+            samples.observations,
+            actions,
+            samples.old_values,
+            samples.old_log_prob,
+            samples.advantages,
+            samples.returns,
+        )
+        known = {name: column for name, column in vars(self).items() if column is not None and name != "valid"}
+        if not known:
+            return batch
+        if rows is None:
+            raise TypeError("the rollout buffer's get() must draw its rows through _get_samples(batch_inds)")
+        at = th.as_tensor(rows, device=samples.returns.device)
+        taken: dict[str, Any] = {
+            name: column[at] if isinstance(column, th.Tensor) else take_rows(column, at)
+            for name, column in known.items()
+        }
+        return batch._replace(**taken)
+
+
+def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Iterator[Minibatch]:
+    """
+    One pass over the rollout in SB3's random order.
+
+    A minibatch without a row that counts is left out: its zero gradient would still move the parameters through Adam's
+    momentum.
+
+    :param buffer: a full rollout buffer made by :func:`with_rows`
+    :param batch_size: rows of a minibatch; the last one may be smaller
+    :param columns: what the update adds to the rows
+    :return: minibatches of [B] rows
+    """
+    assert isinstance(buffer, RowsMixin)
+    discrete = isinstance(buffer.action_space, spaces.Discrete)
+    for samples in buffer.get(batch_size):
+        if columns.valid is not None and buffer.rows is not None and not columns.valid[buffer.rows].any():
+            continue
+        yield columns.minibatch(samples, buffer.rows, discrete)
+
+
+def flatten_rows(buffer: RolloutBuffer) -> None:
+    """
+    Bring the buffer's arrays into the flat order of its minibatches, which SB3 does at the first draw of a rollout.
+
+    Going through ``get()`` keeps one owner of that order; numpy's generator is put back, so that the draws of the
+    update stay those of SB3's PPO.
+
+    :param buffer: a full rollout buffer
+    """
+    if buffer.generator_ready:
+        return
+    state = np.random.get_state()  # noqa: NPY002 (SB3 draws from the global generator)
+    next(buffer.get(1))
+    np.random.set_state(state)  # noqa: NPY002
+
+
+def flat(array: np.ndarray) -> np.ndarray:
+    """
+    Put a [T, N] array into the buffer's flat order.
+
+    :param array: one number a row [T, N]
+    :return: the same, environment by environment [N * T]
+    """
+    return np.ascontiguousarray(array.swapaxes(0, 1)).reshape(-1)
+
+
+def unflat(array: np.ndarray, n_steps: int) -> np.ndarray:
+    """
+    The inverse of :func:`flat`.
+
+    :param array: one number a row, flat [N * T] or [N * T, 1]
+    :param n_steps: T
+    :return: the same as [T, N]
+    """
+    return array.reshape(-1, n_steps).swapaxes(0, 1)
+
+
+def observations_at(buffer: RolloutBuffer, rows: np.ndarray) -> tuple[Observations, th.Tensor]:
+    """
+    Observations and actions of some rows of a flattened buffer.
+
+    :param buffer: a rollout buffer after :func:`flatten_rows`
+    :param rows: row indices [B]
+    :return: observations [B, O] and actions [B, A], [B] for Discrete
+    """
+    samples = buffer._get_samples(rows)
+    actions = samples.actions
+    if isinstance(buffer.action_space, spaces.Discrete):
+        actions = actions.long().flatten()
+    return samples.observations, actions

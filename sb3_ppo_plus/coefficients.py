@@ -1,0 +1,129 @@
+"""
+The coefficients of a model: reading them in their many forms, their value in this update, and moving them after it.
+
+A coefficient is an attribute of the model (callbacks may set it) and has at most one mover: a schedule, which is the
+attribute itself, or a controller.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_ppo_plus.controllers import CONTROLLER_TYPES, make_controller
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.metrics import UpdateMetrics
+from sb3_ppo_plus.probe import Measurement
+from sb3_ppo_plus.schedules import BaseSchedule, parse_schedule, tell_num_timesteps
+from sb3_ppo_plus.types import Coefficients
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.ppo_plus import PPOPlus
+
+# SB3 keeps the clip ranges as FloatSchedule, the others as they were given.
+_AS_GIVEN = ("learning_rate", "critic_learning_rate", "ent_coef", "vf_coef", "kl_coef", "reference_kl_coef")
+_CLIP_RANGES = ("clip_range", "clip_range_low", "clip_range_vf")
+
+
+def setup_coefficients(model: PPOPlus) -> None:
+    """
+    Bring every schedule into one form, build the controllers and give them back their saved state.
+
+    :param model: model whose arguments were checked, new or just loaded
+    """
+    if not isinstance(model.clip_range, FloatSchedule):
+        clip_range = model.clip_range
+        low, high = clip_range if isinstance(clip_range, (tuple, list)) else (None, clip_range)
+        # None is kept as an infinite range, which SB3's PPO understands when it opens the zip
+        model.clip_range = FloatSchedule(float("inf") if high is None else _own_schedule(high, "clip_range"))
+        model.clip_range_low = None if low is None else FloatSchedule(_own_schedule(low, "clip_range"))
+    if model.clip_range_vf is not None:
+        model.clip_range_vf = FloatSchedule(_own_schedule(model.clip_range_vf, "clip_range_vf"))
+    for name in _AS_GIVEN:
+        if getattr(model, name) is not None:
+            setattr(model, name, _own_schedule(getattr(model, name), name))
+    live = {name: make_controller(name, config) for name, config in (model.controllers or {}).items()}
+    for name, controller in live.items():
+        start = getattr(model, name)
+        controller.start_at(start(1.0) if callable(start) else start)
+        if name in model.controller_state:
+            controller.load_state_dict(model.controller_state[name])
+    model._controllers = live
+    # plain data where possible, so that a saved model stays readable
+    model.controllers = {
+        name: controller.to_config() if controller.type in CONTROLLER_TYPES else copy.deepcopy(controller)
+        for name, controller in live.items()
+    }
+    tell_schedules(model)
+
+
+def tell_schedules(model: PPOPlus) -> None:
+    """
+    Tell the schedules that count environment steps where the model is.
+
+    :param model: the model
+    """
+    for name in (*_AS_GIVEN, *_CLIP_RANGES):
+        tell_num_timesteps(getattr(model, name), model.num_timesteps)
+
+
+def value_of(model: PPOPlus, name: str) -> float:
+    """
+    The number that a coefficient has now: from its controller, its schedule or itself.
+
+    :param model: the model
+    :param name: name of the coefficient
+    :return: its value
+    :raises InvalidArgument: when a schedule returns NaN
+    """
+    source = model._controllers.get(name, getattr(model, name))
+    value: float = source(model._current_progress_remaining) if callable(source) else source
+    if value != value:
+        raise InvalidArgument(f"{name} became NaN at step {model.num_timesteps}; correct its schedule {source!r}")
+    return value
+
+
+def read_coefficients(model: PPOPlus) -> Coefficients:
+    """
+    The numbers of the update that begins.
+
+    :param model: the model
+    :return: values of all coefficients of the loss
+    """
+    clip_high = value_of(model, "clip_range")
+    return Coefficients(
+        clip_low=clip_high if model.clip_range_low is None else value_of(model, "clip_range_low"),
+        clip_high=clip_high,
+        clip_range_vf=None if model.clip_range_vf is None else value_of(model, "clip_range_vf"),
+        ent_coef=value_of(model, "ent_coef"),
+        vf_coef=value_of(model, "vf_coef"),
+        kl_coef=value_of(model, "kl_coef"),
+        reference_kl_coef=value_of(model, "reference_kl_coef"),
+    )
+
+
+def move_after_rollout(model: PPOPlus, metrics: UpdateMetrics, measured: Measurement | None) -> None:
+    """
+    Move what moves once a rollout; its next value serves the next update.
+
+    :param model: the model
+    :param metrics: what the update's minibatches measured
+    :param measured: KL over the whole rollout; there is one whenever a controller follows it
+    """
+    for name, controller in model._controllers.items():
+        if controller.every != "rollout":
+            continue
+        if name == "ent_coef":
+            controller.update(metrics.mean("entropy"))
+        elif measured is not None:
+            signal = measured.reference_kl if name == "reference_kl_coef" else measured.kl
+            assert signal is not None
+            controller.update(signal)
+
+
+def _own_schedule(value: Any, name: str) -> Any:
+    """Read a coefficient; schedules that count steps are copied, so that two models never share a counter."""
+    parsed = parse_schedule(value, name)
+    return copy.deepcopy(parsed) if isinstance(parsed, BaseSchedule) else parsed

@@ -1,0 +1,424 @@
+"""
+PPOPlus: the only place where the losses, the numbers that move and SB3 meet.
+
+Words, as used in this file: an *iteration* of ``learn()`` collects one *rollout* (T steps of N environments) and makes
+one *update* from it; an update passes over the rollout in *epochs*; an epoch is cut into *minibatches* of B rows, each
+of which gives one *gradient step*.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import (
+    ActorCriticCnnPolicy,
+    ActorCriticPolicy,
+    BasePolicy,
+    MultiInputActorCriticPolicy,
+)
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.utils import FloatSchedule
+
+from sb3_ppo_plus import coefficients, optim, update
+from sb3_ppo_plus.atomic import atomic_path
+from sb3_ppo_plus.buffers import RowsMixin, minibatches, with_rows
+from sb3_ppo_plus.controllers import Controller, KLStop
+from sb3_ppo_plus.metrics import UpdateMetrics
+from sb3_ppo_plus.policies import evaluate
+from sb3_ppo_plus.reference import check_same_spaces, freeze
+from sb3_ppo_plus.types import Coefficients, LossOptions
+from sb3_ppo_plus.update_data import Needs, UpdateData
+from sb3_ppo_plus.update_log import log_update
+from sb3_ppo_plus.validation import check_environment, check_settings
+
+logger = logging.getLogger(__name__)
+SelfPPOPlus = TypeVar("SelfPPOPlus", bound="PPOPlus")
+
+
+class PPOPlus(OnPolicyAlgorithm):
+    """
+    Proximal Policy Optimization, equal to SB3's PPO bit for bit while every extra is off.
+
+    Schulman et al. 2017, https://arxiv.org/abs/1707.06347. Wherever "schedule" stands below, a callable of the
+    remaining progress (1 to 0) is taken, a schedule of this package, or its plain form (``{"type": "linear", "start":
+    3e-4, "end": 0}``, ``"lin_3e-4"``).
+
+    :param policy: ``MlpPolicy``, ``CnnPolicy``, ``MultiInputPolicy`` or a policy class
+    :param env: environment to learn from, or its Gymnasium id
+    :param learning_rate: number or schedule, typically 1e-5 to 3e-3; larger learns faster until it breaks the policy
+    :param n_steps: steps of each environment in a rollout (T), typically 16 to 4096; larger gives better estimates,
+        fewer updates
+    :param batch_size: rows of a minibatch (B), typically 32 to 4096; larger gives fewer and less noisy gradient steps
+    :param n_epochs: passes over a rollout, typically 3 to 20; larger uses data more and moves the policy further
+    :param gamma: discount factor, typically 0.95 to 0.999; larger looks further ahead with more variance
+    :param gae_lambda: trade-off of the advantage estimate, typically 0.9 to 0.98; larger has less bias and more
+        variance
+    :param clip_range: number, schedule, a pair (low, high) for an asymmetric range, or None for no clipping; typically
+        0.1 to 0.3; larger lets one update move the policy further
+    :param clip_range_vf: number or schedule; largest change of a value prediction in units of return; None (default)
+        for none
+    :param normalize_advantage: whether to standardize advantages, see ``advantage_scope``
+    :param ent_coef: number or schedule, typically 0 to 0.02; larger keeps exploring longer
+    :param vf_coef: number or schedule, typically 0.25 to 1; weight of the value loss, which matters where networks are
+        shared
+    :param max_grad_norm: largest global norm of the gradient, typically 0.5 to 1
+    :param use_sde: use generalized State Dependent Exploration (continuous actions only)
+    :param sde_sample_freq: sample new gSDE noise every so many steps, -1 for once a rollout
+    :param rollout_buffer_class: rollout buffer class, chosen by the observation space when None
+    :param rollout_buffer_kwargs: keyword arguments of the rollout buffer
+    :param target_kl: stop an update early beyond 1.5 times this KL (nats), typically 0.01 to 0.05; it stops, it never
+        steers
+    :param stats_window_size: episodes over which returns and lengths are averaged in the log
+    :param tensorboard_log: folder of the TensorBoard log, None for none
+    :param policy_kwargs: keyword arguments of the policy
+    :param verbose: 0 silent, 1 information, 2 debug
+    :param seed: seed of python, numpy, torch and the environments
+    :param device: ``auto``, ``cpu``, ``cuda``, ...
+    :param _init_setup_model: whether to build the networks at once
+    :param preset: name of a set of arguments, see :mod:`sb3_ppo_plus.presets`; an argument that differs from its
+        default wins
+    :param vf_loss: form of the value loss: ``sb3``, ``max`` (PPO2), ``huber`` or ``error_cap`` (RLlib), see
+        :func:`sb3_ppo_plus.losses.value_loss`
+    :param huber_delta: error in units of return beyond which ``huber`` is linear; smaller is more robust and slower
+    :param vf_error_cap: squared error beyond which ``error_cap`` ignores a row; smaller ignores more
+    :param kl_stop: how ``target_kl`` stops: ``minibatch`` (SB3), ``epoch`` (mean over the epoch) or ``rollback`` (undo
+        the epoch that overshot, parameters and optimizer state)
+    :param kl_coef: number or schedule; weight of KL(old, new) in the loss, 0 for none, the paper starts at 1; larger
+        takes smaller steps. Exact for SB3's distributions, the k3 estimate elsewhere
+    :param controllers: coefficient name to controller, e.g. ``{"kl_coef": {"type": "kl_band", "target": 0.01}}``; may
+        move ``learning_rate``, ``kl_coef``, ``reference_kl_coef`` (by KL) and ``ent_coef`` (by entropy), see
+        :mod:`sb3_ppo_plus.controllers`
+    :param dual_clip: bound c > 1 on the loss of bad actions that became likely, typically 3; None for none
+    :param advantage_scope: what advantages are standardized over: ``minibatch`` (SB3), ``batch``, ``env`` or ``none``
+    :param recompute_advantages: recompute advantages and targets with the newer critic before each epoch but the first
+    :param critic_learning_rate: number or schedule for the critic's own parameters, None for ``learning_rate``;
+        parameters shared with the actor follow ``learning_rate``
+    :param critic_epochs: passes over the rollout after the update in which only the value loss is minimized
+    :param reference_policy: policy to stay near while learning: path of a zip, model or policy; it is copied and frozen
+    :param reference_kl_coef: number or schedule; weight of KL(new, reference), typically 0.01 to 1; larger keeps more
+        of it
+    :param log_diagnostics: also log KL, entropies, ratios and gradient norms; costs one to two percent of an update
+    :raises InvalidArgument: when an argument cannot work, before an environment, a network or a buffer is made
+    """
+
+    policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
+        "MlpPolicy": ActorCriticPolicy,
+        "CnnPolicy": ActorCriticCnnPolicy,
+        "MultiInputPolicy": MultiInputActorCriticPolicy,
+    }
+
+    # This class's own attributes; the schedules are in SB3's forms once _setup_model() has run.
+    batch_size: int
+    n_epochs: int
+    clip_range: Any
+    clip_range_low: FloatSchedule | None
+    clip_range_vf: Any
+    normalize_advantage: bool
+    target_kl: float | None
+    preset: str | None
+    vf_loss: str
+    huber_delta: float
+    vf_error_cap: float
+    kl_stop: str
+    kl_coef: Any
+    controllers: Any
+    controller_state: dict[str, dict[str, float]]
+    dual_clip: float | None
+    advantage_scope: str
+    recompute_advantages: bool
+    critic_learning_rate: Any
+    critic_epochs: int
+    reference_policy: Any
+    reference_kl_coef: Any
+    log_diagnostics: bool
+
+    def __init__(
+        self,
+        policy: str | type[ActorCriticPolicy],
+        env: GymEnv | str | None,
+        learning_rate: float | Schedule = 3e-4,
+        n_steps: int = 2048,
+        batch_size: int = 64,
+        n_epochs: int = 10,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+        clip_range: float | Schedule | tuple[float, float] | None = 0.2,
+        clip_range_vf: float | Schedule | None = None,
+        normalize_advantage: bool = True,
+        ent_coef: float | Schedule = 0.0,
+        vf_coef: float | Schedule = 0.5,
+        max_grad_norm: float = 0.5,
+        use_sde: bool = False,
+        sde_sample_freq: int = -1,
+        rollout_buffer_class: type[RolloutBuffer] | None = None,
+        rollout_buffer_kwargs: dict[str, Any] | None = None,
+        target_kl: float | None = None,
+        stats_window_size: int = 100,
+        tensorboard_log: str | None = None,
+        policy_kwargs: dict[str, Any] | None = None,
+        verbose: int = 0,
+        seed: int | None = None,
+        device: th.device | str = "auto",
+        _init_setup_model: bool = True,
+        *,
+        preset: str | None = None,
+        vf_loss: str = "sb3",
+        huber_delta: float = 1.0,
+        vf_error_cap: float = 10.0,
+        kl_stop: str = "minibatch",
+        kl_coef: float | Schedule = 0.0,
+        controllers: Mapping[str, Mapping[str, Any] | Controller] | None = None,
+        dual_clip: float | None = None,
+        advantage_scope: str = "minibatch",
+        recompute_advantages: bool = False,
+        critic_learning_rate: float | Schedule | None = None,
+        critic_epochs: int = 0,
+        reference_policy: Any = None,
+        reference_kl_coef: float | Schedule = 0.0,
+        log_diagnostics: bool = True,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        if preset is not None:
+            from sb3_ppo_plus.presets import apply_preset
+
+            settings = apply_preset(preset, settings, _defaults())
+        check_settings(settings)
+        own = {name: settings[name] for name in settings if name not in _BASE_ARGUMENTS}
+        super().__init__(**{name: settings[name] for name in _BASE_ARGUMENTS}, _init_setup_model=False)
+        if self.env is not None:
+            check_environment(settings, self.observation_space, self.action_space, self.n_envs)
+        own.pop("_init_setup_model")
+        self.__dict__.update(own)
+        self.clip_range_low = None
+        self.controller_state = {}
+        self._controllers: dict[str, Controller] = {}
+        self._reference: ActorCriticPolicy | None = None
+        if _init_setup_model:
+            self._setup_model()
+
+    # ------------------------------------------------------------------ set-up
+
+    def _setup_model(self) -> None:
+        """Build what the arguments describe. SB3's load() calls this after it restored the attributes."""
+        check_settings(vars(self))
+        frozen = None if self.reference_policy is None else freeze(self.reference_policy)
+        coefficients.setup_coefficients(self)
+        # save() writes SB3's class, so that PPO.load needs nothing of this package
+        default_class = DictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else RolloutBuffer
+        buffer_class = self.rollout_buffer_class or default_class
+        self.rollout_buffer_class = with_rows(buffer_class)
+        super()._setup_model()
+        self.rollout_buffer_class = buffer_class
+        if self.critic_learning_rate is not None:
+            optim.split_critic(self.policy)
+        if frozen is not None:
+            check_same_spaces(frozen, self.observation_space, self.action_space)
+            self._reference = frozen.build(self.device)
+        self.reference_policy = frozen
+
+    def _setup_lr_schedule(self) -> None:
+        """SB3 sets the optimizer's rate from this schedule at every update, so a controller of the rate must be it."""
+        self.lr_schedule = FloatSchedule(self._controllers.get("learning_rate", self.learning_rate))
+
+    def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
+        super()._update_current_progress_remaining(num_timesteps, total_timesteps)
+        coefficients.tell_schedules(self)
+
+    # ------------------------------------------------------------------ the update
+
+    def _loss_options(self) -> LossOptions:
+        return LossOptions(
+            vf_loss=self.vf_loss,
+            huber_delta=self.huber_delta,
+            vf_error_cap=self.vf_error_cap,
+            dual_clip=self.dual_clip,
+            standardize_advantages=self.normalize_advantage and self.advantage_scope == "minibatch",
+            penalize_kl="kl_coef" in self._controllers or callable(self.kl_coef) or self.kl_coef != 0.0,
+            penalize_reference_kl=self._reference is not None,
+        )
+
+    def _needs(self, options: LossOptions) -> Needs:
+        rate = self._controllers.get("learning_rate")
+        rate_follows_minibatches = rate is not None and rate.every != "rollout"
+        return Needs(
+            row_kl=options.penalize_kl or rate_follows_minibatches,
+            rollout_kl=rate is not None or (self.target_kl is not None and self.kl_stop == "rollback"),
+            diagnostics=self.log_diagnostics,
+            recompute=self.recompute_advantages,
+            scope=self.advantage_scope if self.normalize_advantage else "none",
+        )
+
+    def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
+        """SB3 calls this once a step, before the row is added: the place to note what its buffer does not keep."""
+        super()._update_info_buffer(infos, dones)
+        if dones is not None and isinstance(self.rollout_buffer, RowsMixin):
+            self.rollout_buffer.note_infos(infos, dones)
+
+    def train(self) -> None:
+        """Update the policy with the rollout that was collected last."""
+        self.policy.set_training_mode(True)
+        self._update_learning_rate(self.policy.optimizer)
+        coefs, options = coefficients.read_coefficients(self), self._loss_options()
+        data = self._update_data(options)
+        stop, metrics = KLStop(self.target_kl, self.kl_stop), UpdateMetrics()
+        for epoch in range(self.n_epochs):
+            snapshot = update.Snapshot(self.policy) if stop.undoes_epochs else None
+            data.start_epoch(epoch, self.policy)
+            metrics.start_epoch()
+            stopped = self._train_epoch(data, coefs, options, stop, metrics)
+            self._n_updates += 1
+            if stop.checks_epochs:
+                stopped = stop.exceeded(metrics.epoch_mean("approx_kl"))
+            elif snapshot is not None and stop.exceeded(data.measure(self.policy).kl):
+                snapshot.restore(self.policy)
+                metrics.undone_epochs = 1
+                stopped = True
+            if data.needs.row_kl:
+                self._move_learning_rate("epoch", metrics.epoch_mean("kl"))
+            if stopped:
+                logger.info(
+                    "KL went beyond %.4g: update stopped in epoch %d of %d", stop.limit, epoch + 1, self.n_epochs
+                )
+                break
+        self._train_critic(data, coefs, options)
+        measured = data.measure(self.policy) if data.probe is not None else None
+        log_update(self, coefs, metrics, measured)
+        coefficients.move_after_rollout(self, metrics, measured)
+
+    def _update_data(self, options: LossOptions) -> UpdateData:
+        assert self._last_episode_starts is not None
+        last_step = (self._last_obs, self._last_episode_starts)
+        return UpdateData(self.rollout_buffer, self.policy, self._reference, self._needs(options), *last_step)
+
+    def _train_epoch(
+        self, data: UpdateData, coefs: Coefficients, options: LossOptions, stop: KLStop, metrics: UpdateMetrics
+    ) -> bool:
+        """
+        One pass over the rollout.
+
+        :return: whether the KL of a minibatch ended it early
+        """
+        with_distribution = data.needs.row_kl or options.penalize_reference_kl
+        for batch in minibatches(self.rollout_buffer, self.batch_size, data.columns):
+            terms = update.ppo_loss(evaluate(self.policy, batch, with_distribution), batch, coefs, options)
+            metrics.add_terms(terms, row_kl=data.needs.row_kl, ratios=self.log_diagnostics)
+            if stop.checks_minibatches and stop.exceeded(float(terms.approx_kl)):
+                return True
+            if data.needs.row_kl and metrics.gradient_steps > 0:
+                # before the first step of an update the KL is zero by construction and says nothing about the rate
+                self._move_learning_rate("minibatch", metrics.last("kl"))
+            metrics.add_step(update.gradient_step(self.policy, terms.loss, self.max_grad_norm))
+        return False
+
+    def _train_critic(self, data: UpdateData, coefs: Coefficients, options: LossOptions) -> None:
+        for _ in range(self.critic_epochs):
+            for batch in minibatches(self.rollout_buffer, self.batch_size, data.columns):
+                update.critic_step(self.policy, batch, coefs, options, self.max_grad_norm)
+
+    # ------------------------------------------------------------------ what moves
+
+    def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
+        super()._update_learning_rate(optimizers)
+        if self.critic_learning_rate is not None:
+            self._set_learning_rates()
+            self.logger.record("train/critic_learning_rate", coefficients.value_of(self, "critic_learning_rate"))
+
+    def _set_learning_rates(self) -> None:
+        critic_rate = None if self.critic_learning_rate is None else coefficients.value_of(self, "critic_learning_rate")
+        optim.set_learning_rates(self.policy.optimizer, coefficients.value_of(self, "learning_rate"), critic_rate)
+
+    def _move_learning_rate(self, every: str, kl: float) -> None:
+        controller = self._controllers.get("learning_rate")
+        if controller is not None and controller.every == every:
+            controller.update(kl)
+            self._set_learning_rates()
+
+    # ------------------------------------------------------------------ SB3's interface
+
+    def learn(
+        self: SelfPPOPlus,
+        total_timesteps: int,
+        callback: MaybeCallback = None,
+        log_interval: int = 1,
+        tb_log_name: str = "PPOPlus",
+        reset_num_timesteps: bool = True,
+        progress_bar: bool = False,
+    ) -> SelfPPOPlus:
+        """
+        Train the model.
+
+        :param total_timesteps: environment steps to train for, counted over all environments; whole rollouts are
+            collected
+        :param callback: callback, list of callbacks or function called at every step
+        :param log_interval: updates between two lines of the log
+        :param tb_log_name: name of the run in the TensorBoard log
+        :param reset_num_timesteps: False goes on counting where the last call stopped
+        :param progress_bar: show SB3's progress bar (needs tqdm and rich)
+        :return: the model itself
+        """
+        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
+
+    def save(
+        self,
+        path: str | Path | io.BufferedIOBase,
+        exclude: Iterable[str] | None = None,
+        include: Iterable[str] | None = None,
+    ) -> None:
+        """
+        Save the model in SB3's zip format, with the state of its controllers; a file is replaced whole or not at all.
+
+        :param path: file (".zip" is added when it has no suffix) or binary stream
+        :param exclude: attributes to leave out
+        :param include: attributes to keep although SB3 leaves them out
+        """
+        self.controller_state = {name: controller.state_dict() for name, controller in self._controllers.items()}
+        if not isinstance(path, (str, os.PathLike)):
+            super().save(path, exclude, include)
+            return
+        with atomic_path(path if Path(path).suffix else f"{os.fspath(path)}.zip") as temporary:
+            super().save(temporary, exclude, include)
+
+    def get_parameters(self) -> dict[str, dict[str, Any]]:
+        """:return: state dicts of the policy and of its optimizer, the latter always with SB3's single group"""
+        with optim.one_group(self.policy):
+            return super().get_parameters()
+
+    def set_parameters(
+        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
+    ) -> None:
+        """
+        Load parameters in place.
+
+        :param load_path_or_dict: zip saved by PPOPlus or PPO, or what ``get_parameters`` returned
+        :param exact_match: whether every parameter must be there
+        :param device: where the file's tensors are loaded to
+        """
+        with optim.one_group(self.policy):
+            super().set_parameters(load_path_or_dict, exact_match, device)
+
+    def _excluded_save_params(self) -> list[str]:
+        # live controllers stay out of the pickle (lr_schedule may be one); load() builds them anew and restores their
+        # state
+        return [*super()._excluded_save_params(), "_controllers", "_reference", "lr_schedule"]
+
+
+_BASE_ARGUMENTS = [
+    name
+    for name in inspect.signature(OnPolicyAlgorithm.__init__).parameters
+    if name not in ("self", "monitor_wrapper", "supported_action_spaces", "_init_setup_model")
+]
+
+
+def _defaults() -> dict[str, Any]:
+    return {name: parameter.default for name, parameter in inspect.signature(PPOPlus.__init__).parameters.items()}

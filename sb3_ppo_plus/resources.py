@@ -1,0 +1,53 @@
+"""The single place that knows where the data files are: ``zoo_configs/`` and ``tuning/``, in a checkout or in the wheel."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDERS = ("tuning", "zoo_configs")
+
+_PACKAGE = Path(__file__).resolve().parent
+# The checkout first: whoever edits a file there expects that file to be read.
+_ROOTS = (_PACKAGE.parent, _PACKAGE / "_data")
+
+
+def resource_path(folder: str, name: str) -> Path:
+    """
+    Find a data file of this package.
+
+    :param folder: ``"zoo_configs"`` or ``"tuning"``
+    :param name: path inside that folder with forward slashes, for example ``"spaces/core.yml"``
+    :return: path of an existing file
+    """
+    if folder not in FOLDERS:
+        raise ValueError(f"folder={folder!r} holds no data files; choose one of {', '.join(FOLDERS)}")
+    data_folder = _data_folder(folder)
+    path = (data_folder / name).resolve()
+    if not path.is_relative_to(data_folder):
+        raise ValueError(f"name={name!r} leads out of {data_folder}; give a path inside it")
+    if not path.is_file():
+        available = ", ".join(_files_in(data_folder)) or "nothing"
+        raise FileNotFoundError(f"no file {name!r} in {data_folder}; there is: {available}")
+    return path
+
+
+def _data_folder(folder: str) -> Path:
+    """
+    Give the first place that has this folder.
+
+    A neighbour of an installed package may by chance be called ``tuning``, so the checkout is recognised by its
+    ``pyproject.toml``.
+    """
+    checkout, wheel = (root / folder for root in _ROOTS)
+    is_checkout = (checkout.parent / "pyproject.toml").is_file() and checkout.is_dir()
+    found = checkout if is_checkout else wheel
+    if not found.is_dir():
+        raise FileNotFoundError(
+            f"the data folder {folder!r} is missing: looked in {checkout} and {wheel}; reinstall sb3-ppo-plus"
+        )
+    return found.resolve()
+
+
+def _files_in(data_folder: Path) -> list[str]:
+    """List the data files of a folder by the names that :func:`resource_path` takes."""
+    return sorted(path.relative_to(data_folder).as_posix() for path in data_folder.rglob("*.yml"))

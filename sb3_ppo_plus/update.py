@@ -1,0 +1,157 @@
+"""One minibatch's way: policy outputs to loss, loss to gradient, gradient to step."""
+
+from __future__ import annotations
+
+import copy
+
+import torch as th
+from stable_baselines3.common.policies import ActorCriticPolicy
+from torch.nn import functional as F
+
+from sb3_ppo_plus import losses
+from sb3_ppo_plus.advantages import standardize
+from sb3_ppo_plus.distributions import exact_kl
+from sb3_ppo_plus.losses import masked_mean
+from sb3_ppo_plus.types import Coefficients, LossOptions, LossTerms, Minibatch, PolicyOutputs
+
+
+def ppo_loss(outputs: PolicyOutputs, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> LossTerms:
+    """
+    loss = -E[surrogate] - ent_coef E[H] + vf_coef E[value loss] + kl_coef KL(old, new) + reference_kl_coef KL(new,
+    ref).
+
+    Schulman et al. 2017, equations 7 to 9. With every extra off the operations and their order are those of SB3's PPO,
+    which makes the parameters equal bit for bit.
+
+    :param outputs: what the current policy says about the minibatch
+    :param batch: the minibatch
+    :param coefs: the numbers of this update
+    :param options: the shape of the loss
+    :return: the loss and its terms
+    """
+    mask = batch.mask
+    advantages = standardize(batch.advantages, mask) if options.standardize_advantages else batch.advantages
+    log_ratio = outputs.log_prob - batch.old_log_prob
+    # ratio between old and new policy, one at the first gradient step
+    ratio = th.exp(log_ratio)
+    surrogate = losses.clipped_surrogate(advantages, ratio, coefs.clip_low, coefs.clip_high, options.dual_clip)
+    policy_loss = -masked_mean(surrogate, mask)
+    value_loss = _value_loss(outputs.values, batch, coefs, options)
+    # without a closed form the entropy is estimated from the sampled actions
+    entropy_loss = -masked_mean(-outputs.log_prob if outputs.entropy is None else outputs.entropy, mask)
+    loss = policy_loss + coefs.ent_coef * entropy_loss + coefs.vf_coef * value_loss
+
+    kl = reference_kl = None
+    if batch.old_distribution is not None or options.penalize_kl:
+        kl = masked_mean(kl_from_old(outputs, batch, log_ratio, ratio), mask)
+        if options.penalize_kl:
+            loss = loss + coefs.kl_coef * kl
+    if options.penalize_reference_kl:
+        reference_kl = masked_mean(kl_to_reference(outputs, batch), mask)
+        loss = loss + coefs.reference_kl_coef * reference_kl
+
+    with th.no_grad():
+        approx_kl = masked_mean(losses.k3_estimate(log_ratio, ratio), mask)
+        clip_fraction = masked_mean(losses.outside_clip_range(ratio, coefs.clip_low, coefs.clip_high), mask)
+    return LossTerms(loss, policy_loss, value_loss, entropy_loss, approx_kl, clip_fraction, kl, reference_kl, ratio)
+
+
+def _value_loss(values: th.Tensor, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> th.Tensor:
+    if options.vf_loss == "sb3" and batch.mask is None:
+        # SB3's own kernel: its gradient is rounded differently from that of a mean of squares
+        predictions = values
+        if coefs.clip_range_vf is not None:
+            predictions = losses.clipped_values(values, batch.old_values, coefs.clip_range_vf)
+        return F.mse_loss(batch.returns, predictions)
+    per_row = losses.value_loss(
+        values,
+        batch.old_values,
+        batch.returns,
+        coefs.clip_range_vf,
+        options.vf_loss,
+        options.huber_delta,
+        options.vf_error_cap,
+    )
+    return masked_mean(per_row, batch.mask)
+
+
+def kl_from_old(outputs: PolicyOutputs, batch: Minibatch, log_ratio: th.Tensor, ratio: th.Tensor) -> th.Tensor:
+    """
+    KL(old, new) of each row: exact where both distributions are known, else the k3 estimate.
+
+    :param outputs: what the current policy says
+    :param batch: the minibatch
+    :param log_ratio: log pi / pi_old [B]
+    :param ratio: pi / pi_old [B]
+    :return: divergence, differentiable [B]
+    """
+    if batch.old_distribution is not None and outputs.distribution is not None:
+        return exact_kl(batch.old_distribution, outputs.distribution)
+    return losses.k3_estimate(log_ratio, ratio)
+
+
+def kl_to_reference(outputs: PolicyOutputs, batch: Minibatch) -> th.Tensor:
+    """
+    KL(new, reference) of each row: exact where both distributions are known, else the k3 estimate.
+
+    :param outputs: what the current policy says
+    :param batch: the minibatch, with what the reference policy says
+    :return: divergence, differentiable [B]
+    """
+    if batch.reference_distribution is not None and outputs.distribution is not None:
+        return exact_kl(outputs.distribution, batch.reference_distribution)
+    assert batch.reference_log_prob is not None
+    return losses.k3_estimate(batch.reference_log_prob - outputs.log_prob)
+
+
+def gradient_step(policy: ActorCriticPolicy, loss: th.Tensor, max_grad_norm: float) -> th.Tensor:
+    """
+    Differentiate, clip the gradient and step.
+
+    :param policy: policy with its optimizer
+    :param loss: scalar
+    :param max_grad_norm: largest global norm of the gradient
+    :return: norm before clipping
+    """
+    policy.optimizer.zero_grad()
+    loss.backward()
+    grad_norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+    policy.optimizer.step()
+    return grad_norm
+
+
+def critic_step(
+    policy: ActorCriticPolicy, batch: Minibatch, coefs: Coefficients, options: LossOptions, max_grad_norm: float
+) -> None:
+    """
+    A gradient step on the value loss alone.
+
+    :param policy: policy with its optimizer; parameters that the value loss does not reach are not moved
+    :param batch: the minibatch
+    :param coefs: the numbers of this update
+    :param options: the shape of the loss
+    :param max_grad_norm: largest global norm of the gradient
+    """
+    values = policy.predict_values(batch.observations).flatten()
+    gradient_step(policy, coefs.vf_coef * _value_loss(values, batch, coefs, options), max_grad_norm)
+
+
+class Snapshot:
+    """
+    The policy and its optimizer before an epoch, to undo it.
+
+    :param policy: policy to copy
+    """
+
+    def __init__(self, policy: ActorCriticPolicy) -> None:
+        self._parameters = copy.deepcopy(policy.state_dict())
+        self._optimizer = copy.deepcopy(policy.optimizer.state_dict())
+
+    def restore(self, policy: ActorCriticPolicy) -> None:
+        """
+        Put everything back.
+
+        :param policy: the policy that was copied
+        """
+        policy.load_state_dict(self._parameters)
+        policy.optimizer.load_state_dict(self._optimizer)
