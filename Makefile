@@ -35,10 +35,10 @@ demo: $(INSTALLED)
 	$(BIN)/python examples/demo.py
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS)
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --timeout 300
 
 test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) -m ''
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --timeout 900 -m ''
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(EXISTING)

@@ -1,4 +1,4 @@
-"""Everything is in pyproject.toml, except one thing it cannot say: data folders outside the package go into the wheel."""
+"""All is in pyproject.toml but one thing it cannot say: data folders outside the package go into the wheel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ DATA_PATTERNS = ("*.yml", "README.md")
 
 
 class BuildWithData(build_py):
-    """Copy ``zoo_configs/`` and ``tuning/`` to ``sb3_ppo_plus/_data/``; an editable install reads the checkout instead."""
+    """Copy ``zoo_configs/`` and ``tuning/`` to ``sb3_ppo_plus/_data/``; an editable install reads the checkout."""
 
     def _data_files(self) -> dict[str, str]:
         """Map each destination in the build folder to its source, both as relative paths."""

@@ -47,7 +47,7 @@ class Progress:
 
 class EvaluateAndSave(EvalCallback):
     """
-    SB3's EvalCallback, with an evaluation before the first and after the last update, and files that are never half written.
+    SB3's EvalCallback that also evaluates before the first and after the last update, and writes files whole.
 
     It is an EvalCallback to every callback that asks for one (``StopTrainingOnRewardThreshold``). Unlike its parent it
     replaces ``evaluations.npz`` in one step and leaves the saving of models to ``save``.
@@ -73,7 +73,7 @@ class EvaluateAndSave(EvalCallback):
         self.seconds = 0.0
 
     def _init_callback(self) -> None:
-        # Not the parent's: it warns whenever training uses other processes and evaluation does not, which is meant here.
+        # Not the parent's: it warns when training uses other processes and evaluation does not, which is meant here.
         if self.callback_on_new_best is not None:
             self.callback_on_new_best.init_callback(self.model)
 

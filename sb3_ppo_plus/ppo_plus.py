@@ -36,6 +36,7 @@ from sb3_ppo_plus.buffers import RowsMixin, minibatches, with_rows
 from sb3_ppo_plus.controllers import Controller, KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.policies import evaluate
+from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.reference import check_same_spaces, freeze
 from sb3_ppo_plus.types import Coefficients, LossOptions
 from sb3_ppo_plus.update_data import Needs, UpdateData
@@ -190,8 +191,6 @@ class PPOPlus(OnPolicyAlgorithm):
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if preset is not None:
-            from sb3_ppo_plus.presets import apply_preset
-
             settings = apply_preset(preset, settings, _defaults())
         check_settings(settings)
         own = {name: settings[name] for name in settings if name not in _BASE_ARGUMENTS}

@@ -1,4 +1,4 @@
-"""The single place that knows where the data files are: ``zoo_configs/`` and ``tuning/``, in a checkout or in the wheel."""
+"""The single place that knows where ``zoo_configs/`` and ``tuning/`` are: in a checkout, or in the wheel's copy."""
 
 from __future__ import annotations
 

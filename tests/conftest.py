@@ -1,4 +1,4 @@
-"""What holds for every test: one torch thread and a plot backend without a display. No global seed: tests pass theirs."""
+"""What holds for every test: one torch thread, a plot backend without a display. No global seed: tests pass theirs."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def test_an_unknown_file_lists_what_there_is(installed: Path) -> None:
 
 
 def test_an_unknown_folder_lists_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="folder='spaces'.*tuning, zoo_configs"):
+    with pytest.raises(ValueError, match=r"folder='spaces'.*tuning, zoo_configs"):
         resource_path("spaces", "core.yml")
 
 

@@ -1,0 +1,106 @@
+"""The ``ppo-plus`` command line: wiring only; each command is imported when it is called."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from difflib import get_close_matches
+from importlib import import_module
+from typing import NoReturn
+
+from sb3_ppo_plus import __version__
+from sb3_ppo_plus.errors import InvalidArgument
+
+# name: (module with HELP, add_arguments(parser) and run(args) -> exit code, help in one line)
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("sb3_ppo_plus.cli.train", "train a model on any Gymnasium environment"),
+    "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, and film it"),
+}
+
+EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose errors look like all other errors of this command line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InvalidArgument(f"{message}; see `{self.prog} --help`")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """
+    Run one command.
+
+    :param argv: words after the program's name, None for those of this process
+    :return: exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in words
+    try:
+        return _dispatch(words)
+    except InvalidArgument as error:
+        return _fail(str(error), EXIT_USAGE, debug)
+    except KeyboardInterrupt:
+        print("interrupted; nothing was trained or saved", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except Exception as error:  # the last resort: one line instead of a traceback
+        hint = "" if debug else " (--debug shows where)"
+        return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}{hint}", EXIT_FAILED, debug)
+
+
+def _dispatch(words: list[str]) -> int:
+    """Find the command and run it."""
+    if not words or words[0] in ("-h", "--help"):
+        _overview().print_help()
+        return EXIT_OK
+    if words[0] == "--version":
+        print(f"ppo-plus {__version__}")
+        return EXIT_OK
+    name, *rest = words
+    if name not in COMMANDS:
+        close = get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there is {', '.join(COMMANDS)}"
+        raise InvalidArgument(f"unknown command {name!r}; {hint}")
+    command = import_module(COMMANDS[name][0])
+    parser = Parser(prog=f"ppo-plus {name}", description=command.HELP)
+    command.add_arguments(parser)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and the debug log")
+    try:
+        args, unknown = parser.parse_known_args(rest)
+    except SystemExit as done:  # --help
+        return int(done.code or 0)
+    if unknown:
+        options = [option for action in parser._actions for option in action.option_strings]
+        close = get_close_matches(unknown[0].partition("=")[0], options, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"see `{parser.prog} --help`"
+        raise InvalidArgument(f"unknown argument {unknown[0]!r}; {hint}")
+    logging.basicConfig(
+        level=logging.DEBUG if args.debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
+    )
+    if args.debug:
+        # The libraries' own debug lines drown ours.
+        for library in ("matplotlib", "PIL", "OpenGL", "imageio"):
+            logging.getLogger(library).setLevel(logging.INFO)
+    return command.run(args)
+
+
+def _overview() -> argparse.ArgumentParser:
+    """What ``ppo-plus --help`` prints; it imports no command."""
+    lines = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+    return argparse.ArgumentParser(
+        prog="ppo-plus",
+        usage="ppo-plus COMMAND [...]",
+        description=f"PPO for people who already use Stable-Baselines3.\n\ncommands:\n{lines}",
+        epilog="`ppo-plus COMMAND --help` explains a command; `ppo-plus --version` prints the version.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+
+
+def _fail(message: str, code: int, debug: bool) -> int:
+    if debug:
+        logging.basicConfig()
+        logging.getLogger(__name__).exception("traceback, because of --debug")
+    print(f"error: {message}", file=sys.stderr)
+    return code

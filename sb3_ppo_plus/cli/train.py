@@ -1,0 +1,142 @@
+"""``ppo-plus train``."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.runs.config import RunConfig
+    from sb3_ppo_plus.runs.folder import RunFolder
+    from sb3_ppo_plus.runs.train import RunResult
+
+HELP = (
+    "Train a model on any Gymnasium environment. Hyperparameters come from the zoo block of the environment, then "
+    "--config, then --set, then the flags here; the later one wins. Everything lands in one run folder."
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """
+    :param parser: parser of this command
+    """
+    suppress = argparse.SUPPRESS
+    add = parser.add_argument
+    add("--env", default=suppress, metavar="ID", help="Gymnasium id, or module:EnvId to import its module first")
+    add("-n", "--n-timesteps", default=suppress, metavar="STEPS", help="environment steps in total, for example 1e6")
+    add("--seed", default=suppress, metavar="N", help="seed of everything random (0 when nothing sets it)")
+    add("--n-envs", default=suppress, metavar="N", help="environments stepped together")
+    add("--vec-env", default=suppress, metavar="KIND", help="dummy: all in one process; subproc: one process each")
+    add(
+        "--config",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="YAML: a run's config.yml, hyperparameters, or zoo blocks",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="one hyperparameter, value in YAML; may be repeated",
+    )
+    add("--preset", default=suppress, metavar="NAME", help="named set of PPOPlus arguments")
+    add("--run-dir", type=Path, default=Path("runs"), metavar="FOLDER", help="where the run folder is made (runs)")
+    add(
+        "--eval-freq",
+        default=suppress,
+        metavar="STEPS",
+        help="steps between evaluations, 0: only at start and end (a tenth)",
+    )
+    add("--eval-episodes", default=suppress, metavar="N", help="episodes per evaluation")
+    add("--device", default=suppress, help="auto, cpu, cuda, cuda:1, mps")
+    add("--no-progress", action="store_true", help="show no progress")
+    add("--verbose", action="store_true", help="print the table of training metrics as well")
+
+
+def run(args: argparse.Namespace) -> int:
+    """
+    :param args: parsed arguments
+    :return: exit code
+    """
+    from sb3_ppo_plus.cli import EXIT_INTERRUPTED, EXIT_OK
+    from sb3_ppo_plus.runs.layers import assemble
+
+    config = assemble(getattr(args, "env", None), args.config, args.set, _flags(args))
+    result = train_and_report(config, args.run_dir, progress=not args.no_progress, verbose=args.verbose)
+    return EXIT_INTERRUPTED if result.interrupted else EXIT_OK
+
+
+def train_and_report(config: RunConfig, run_dir: Path, progress: bool = True, verbose: bool = False) -> RunResult:
+    """
+    Train with a progress bar and print the summary.
+
+    :param config: configuration of the run
+    :param run_dir: where the run folder is made
+    :param progress: whether to show the bar
+    :param verbose: whether to print SB3's table
+    :return: what the run came to
+    """
+    from sb3_ppo_plus.cli.progress import show_progress
+    from sb3_ppo_plus.runs.train import prepare_run, train_run
+
+    prepared = prepare_run(config)
+    with show_progress(config.env, enabled=progress) as report:
+        result = train_run(prepared, run_dir, _command_line(), report, verbose, on_start=_announce)
+    _summarize(config.env, result)
+    return result
+
+
+def _flags(args: argparse.Namespace) -> dict[str, Any]:
+    """The configuration keys that flags set; those not given are absent."""
+    from sb3_ppo_plus.runs.values import plain
+
+    numbers = ("n_timesteps", "seed", "n_envs", "eval_freq", "eval_episodes")
+    flags = {key: vars(args)[key] for key in (*numbers, "vec_env", "preset", "device") if key in args}
+    return {key: _number(plain(value)) if key in numbers else value for key, value in flags.items()}
+
+
+def _number(value: Any) -> Any:
+    """Flags arrive as text; what is no number stays text, and the check of the configuration names it."""
+    try:
+        return int(value)
+    except ValueError:
+        return value
+
+
+def _command_line() -> str:
+    """What was typed, with the name of the console script for ``python -m``."""
+    program = Path(sys.argv[0]).name
+    return shlex.join(["ppo-plus" if program == "__main__.py" else program, *sys.argv[1:]])
+
+
+def _announce(folder: RunFolder) -> None:
+    print(f"writing to {folder.path}", flush=True)
+
+
+def _summarize(env: str, result: RunResult) -> None:
+    """The short summary at the end."""
+    from sb3_ppo_plus.runs.evaluate import describe_returns
+
+    folder = result.folder
+    minutes, seconds = divmod(round(result.seconds), 60)
+    ended = "interrupted after" if result.interrupted else "trained for"
+    after = describe_returns(result.after)
+    if result.evaluated_at < result.num_timesteps:
+        after += f", at step {result.evaluated_at:,}"
+    print(f"\n{env}: {ended} {result.num_timesteps:,} steps")
+    print(f"  return before    {describe_returns(result.before)}")
+    print(f"  return after     {after}")
+    print(
+        f"  wall time        {minutes} min {seconds:02d} s ({result.steps_per_second:,.0f} steps/s without evaluations)"
+    )
+    print(f"  run folder       {folder.path}")
+    if folder.curve.is_file():
+        print(f"  learning curve   {folder.curve}")
+    saved = folder.model(best=True) if folder.model(best=True).is_file() else folder.model(best=False)
+    print(f"  model            {saved}")
+    print(f"  look at it       ppo-plus eval {folder.path} --film film.gif")
