@@ -203,9 +203,7 @@ def explain_config(model: OnPolicyAlgorithm) -> Explanation:
     :raises InvalidArgument: for a model that is not a PPO, or whose networks were not built
     """
     if not hasattr(model, "clip_range"):
-        raise InvalidArgument(
-            f"explain_config is about PPO, got {type(model).__name__}; give a PPOPlus or SB3 PPO model"
-        )
+        raise InvalidArgument(f"{type(model).__name__} is no PPO; explain_config needs a PPOPlus or SB3 PPO model")
     if getattr(model, "policy", None) is None:
         raise InvalidArgument(
             f"{type(model).__name__} has no networks yet (_init_setup_model=False); call model._setup_model() first"

@@ -230,7 +230,7 @@ def frame_stack(view: View) -> Finding:
     stack = next((layer for layer in view.layers if isinstance(layer, VecFrameStack)), None)
     if stack is None:
         return ("on", "wrapped") if view.wrapped_in(gym.wrappers.FrameStackObservation) else ("off", "one frame")
-    count = stack.n_stack
+    count = stack.stacked_obs.n_stack
     return ("on" if count == 4 else "different"), f"{count} frames"
 
 

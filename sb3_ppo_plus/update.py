@@ -29,6 +29,7 @@ def ppo_loss(outputs: PolicyOutputs, batch: Minibatch, coefs: Coefficients, opti
     :param options: the shape of the loss
     :return: the loss and its terms
     """
+    batch = without_invalid_rows(batch)
     mask = batch.mask
     advantages = standardize(batch.advantages, mask) if options.standardize_advantages else batch.advantages
     log_ratio = outputs.log_prob - batch.old_log_prob
@@ -54,6 +55,19 @@ def ppo_loss(outputs: PolicyOutputs, batch: Minibatch, coefs: Coefficients, opti
         approx_kl = masked_mean(losses.k3_estimate(log_ratio, ratio), mask)
         clip_fraction = masked_mean(losses.outside_clip_range(ratio, coefs.clip_low, coefs.clip_high), mask)
     return LossTerms(loss, policy_loss, value_loss, entropy_loss, approx_kl, clip_fraction, kl, reference_kl, ratio)
+
+
+def without_invalid_rows(batch: Minibatch) -> Minibatch:
+    """
+    Make what invalid rows hold harmless: a masked loss of infinity is 0, but its gradient would be 0 * inf = NaN.
+
+    :param batch: the minibatch
+    :return: the same with zeros in the rows that do not count
+    """
+    if batch.mask is None:
+        return batch
+    names = ("old_values", "old_log_prob", "advantages", "returns")
+    return batch._replace(**{name: th.where(batch.mask, getattr(batch, name), 0.0) for name in names})
 
 
 def _value_loss(values: th.Tensor, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> th.Tensor:
@@ -132,6 +146,7 @@ def critic_step(
     :param options: the shape of the loss
     :param max_grad_norm: largest global norm of the gradient
     """
+    batch = without_invalid_rows(batch)
     values = policy.predict_values(batch.observations).flatten()
     gradient_step(policy, coefs.vf_coef * _value_loss(values, batch, coefs, options), max_grad_norm)
 

@@ -1,8 +1,8 @@
 """
 Keeps the shape of the package: who may import whom, how long things may be, what a library does not do.
 
-The rules read the source as a syntax tree. Each is a function from sources to complaints, run on the package and on small
-sources that break it.
+The rules read the source as a syntax tree. Each is a function from sources to complaints, run on the package and on
+small sources that break it.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "sb3_ppo_plus"
 
-# A module may import modules of its own level and of the levels above it in this table. A name stands for the module and
-# for all that is inside, if it is a folder; the longest name that fits decides.
+# A module may import modules of its own level and of the levels above it in this table. A name stands for the module
+# and, if it is a folder, for all that is inside; the longest name that fits decides.
 LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "numbers in, numbers out",

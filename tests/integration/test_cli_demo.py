@@ -1,0 +1,41 @@
+"""The demo, with few steps: the whole way from training to the film."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
+
+
+def test_the_demo_trains_evaluates_and_says_where_everything_lies(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    # A process of its own: which renderer MuJoCo uses is decided once per process.
+    words = [sys.executable, str(DEMO), "-n", "2048", "--run-dir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(DEMO.parents[1])}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    run = tmp_path / "HalfCheetah-v5_1"
+    assert "return before" in done.stdout and "(8 episodes)" in done.stdout
+    assert "(20 episodes)" in done.stdout
+    assert str(run / "learning_curve.png") in done.stdout
+    assert "deprecated" not in done.stderr  # MuJoCo's own complaints about Gymnasium's files
+    film = run / "film.gif"
+    if film.is_file():
+        assert film.stat().st_size < 3e6
+        assert str(film) in done.stdout
+    else:
+        assert "no film: " in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["HalfCheetah-v5_1"]
+
+
+def test_the_demo_explains_what_it_cannot_do(tmp_path: Path) -> None:
+    words = [sys.executable, str(DEMO), "--env", "HalfCheeta-v5", "--run-dir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONPATH": str(DEMO.parents[1]), "MUJOCO_GL": "egl"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert "did you mean HalfCheetah-v5" in done.stderr
