@@ -26,6 +26,7 @@ from sb3_ppo_plus.distributions import (
     GaussianParams,
     concatenate,
 )
+from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import Minibatch, PolicyOutputs
 
 # Rows of one forward pass over a whole rollout: bounds the memory of image observations.
@@ -129,7 +130,13 @@ def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
 
     :param policy: actor-critic policy with SB3's modules
     :return: parameters; those shared with the actor are left out
+    :raises InvalidArgument: for a policy whose critic has no modules of its own
     """
+    if not hasattr(policy.mlp_extractor, "value_net"):
+        raise InvalidArgument(
+            f"critic_learning_rate needs to tell the critic's parameters apart, but {type(policy).__name__}'s "
+            "mlp_extractor has no value_net; drop the argument or name the critic's network so"
+        )
     modules: list[th.nn.Module] = [policy.value_net, policy.mlp_extractor.value_net]
     if not policy.share_features_extractor:
         modules.append(policy.vf_features_extractor)

@@ -106,7 +106,7 @@ class Coefficients(NamedTuple):
 
 class LossTerms(NamedTuple):
     """
-    What a minibatch's loss was made of; scalars, all detached but ``loss``.
+    What a minibatch's loss was made of; scalars, still part of the graph where they have a gradient.
 
     :param loss: what is differentiated
     :param policy_loss: minus the mean clipped surrogate

@@ -9,28 +9,43 @@ from pathlib import Path
 
 import pytest
 
+from sb3_ppo_plus.runs.config import RunConfig
+from sb3_ppo_plus.runs.film import FilmFormat, render_kwargs
+
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
 
 
 def test_the_demo_trains_evaluates_and_says_where_everything_lies(tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     # A process of its own: which renderer MuJoCo uses is decided once per process.
-    words = [sys.executable, str(DEMO), "-n", "2048", "--run-dir", str(tmp_path)]
+    words = [sys.executable, str(DEMO), "--env", "Reacher-v5", "-n", "2048", "--run-dir", str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(DEMO.parents[1])}
     done = subprocess.run(words, capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    run = tmp_path / "HalfCheetah-v5_1"
+    run = tmp_path / "Reacher-v5_1"
     assert "return before" in done.stdout and "(8 episodes)" in done.stdout
     assert "(20 episodes)" in done.stdout
     assert str(run / "learning_curve.png") in done.stdout
-    assert "deprecated" not in done.stderr  # MuJoCo's own complaints about Gymnasium's files
     film = run / "film.gif"
     if film.is_file():
         assert film.stat().st_size < 3e6
         assert str(film) in done.stdout
     else:
         assert "no film: " in done.stderr
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["HalfCheetah-v5_1"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Reacher-v5_1"]
+
+
+def test_a_robot_is_filmed_by_its_tracking_camera_and_mujoco_litters_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("mujoco")
+    monkeypatch.chdir(tmp_path)
+    config = RunConfig("HalfCheetah-v5", env_kwargs={"width": 64})
+    kwargs = render_kwargs(config, FilmFormat(width=320, height=240))
+    assert kwargs == {"render_mode": "rgb_array", "width": 64, "height": 240, "camera_name": "track"}
+    # MuJoCo would print what is deprecated in Gymnasium's file, and write it to MUJOCO_LOG.TXT.
+    assert capfd.readouterr() == ("", "")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_demo_explains_what_it_cannot_do(tmp_path: Path) -> None:

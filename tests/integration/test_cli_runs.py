@@ -223,7 +223,7 @@ def test_mixed_observations_are_trained_and_filmed(
         for frame in range(gif.n_frames):
             gif.seek(frame)
             shown.append((int(np.asarray(gif.convert("RGB"))[0, 0, 0]), gif.info["duration"]))
-    # 7 seconds at 10 pictures a second; a step shows 40 times its number, and the fifth starts anew. Brightness to 2 levels.
+    # 7 seconds at 10 pictures a second; a step shows 40 times its number, and the fifth starts anew.
     assert sum(duration for _, duration in shown) == 7000
     assert [round(gray / 40) for gray, _ in shown[:7]] == [0, 1, 2, 3, 4, 0, 1]
 
@@ -257,7 +257,7 @@ def test_an_exception_in_training_leaves_the_latest_evaluation(
         "--eval-freq",
         "50",
     ]
-    # Evaluation environments take at most 5 steps an episode, so the one that explodes at step 120 is the one of training.
+    # An evaluation environment makes 5 steps an evaluation: the first to reach step 120 is the one of training.
     assert cli.main([*words, *SMALL, "--set", "env_kwargs.explode_at=120"]) == cli.EXIT_FAILED
     assert "RuntimeError: the robot caught fire" in capsys.readouterr().err
     run = tmp_path / "Stills-v0_1"

@@ -48,7 +48,7 @@ def test_a_malformed_setting_is_named(word: str) -> None:
 
 
 def test_a_setting_does_not_run_through_a_number() -> None:
-    with pytest.raises(InvalidArgument, match="learning_rate is 0.1, not a mapping"):
+    with pytest.raises(InvalidArgument, match=r"learning_rate is 0\.1, not a mapping"):
         apply_setting({"learning_rate": 0.1}, ("learning_rate", "start"), 1.0)
 
 
