@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="HalfCheetah-v5", help="Gymnasium id (HalfCheetah-v5)")
     parser.add_argument(
-        "-n", "--n-timesteps", type=int, default=None, help="environment steps (those of the zoo block)"
+        "-n", "--n-timesteps", type=int, default=400_000, help="environment steps (400000)"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed (0)")
     parser.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run folder is made (runs)")

@@ -36,6 +36,7 @@ from sb3_ppo_plus.buffers import RowsMixin, minibatches, with_rows
 from sb3_ppo_plus.controllers import Controller, KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.policies import evaluate
+from sb3_ppo_plus.probe import diagnostic_rows
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.reference import check_same_spaces, freeze
 from sb3_ppo_plus.types import Coefficients, LossOptions
@@ -253,7 +254,7 @@ class PPOPlus(OnPolicyAlgorithm):
         return Needs(
             row_kl=options.penalize_kl or rate_follows_minibatches,
             rollout_kl=rate is not None or (self.target_kl is not None and self.kl_stop == "rollback"),
-            diagnostics=self.log_diagnostics,
+            diagnostic_rows=diagnostic_rows(self.n_steps * self.n_envs, self.n_epochs) if self.log_diagnostics else 0,
             recompute=self.recompute_advantages,
             scope=self.advantage_scope if self.normalize_advantage else "none",
         )

@@ -56,8 +56,8 @@ def freeze(source: Any) -> FrozenPolicy:
     policy = source.policy if isinstance(source, BaseAlgorithm) else source
     if not isinstance(policy, ActorCriticPolicy):
         raise InvalidArgument(
-            f"reference_policy={source!r} must be the path of a saved model, a PPOPlus or PPO model, or an actor-critic "
-            "policy"
+            f"reference_policy={source!r} must be the path of a saved model, a PPOPlus or PPO model, or an actor-critic"
+            " policy"
         )
     parameters = {name: tensor.detach().cpu().numpy().copy() for name, tensor in policy.state_dict().items()}
     return FrozenPolicy(type(policy), policy._get_constructor_parameters(), parameters)

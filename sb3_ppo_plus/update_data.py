@@ -16,18 +16,18 @@ from sb3_ppo_plus.probe import AdvantageRecomputation, Measurement, Probe
 
 class Needs(NamedTuple):
     """
-    What an update asks for beyond SB3's minibatches; all False costs nothing.
+    What an update asks for beyond SB3's minibatches; nothing costs nothing.
 
     :param row_kl: the KL of each minibatch, so the old distribution of each row
     :param rollout_kl: the KL over the whole rollout
-    :param diagnostics: a look at the KL and the entropies on some rows
+    :param diagnostic_rows: a look at the KL and the entropies on so many rows
     :param recompute: advantages under the newer critic at each epoch
     :param scope: where advantages are standardized
     """
 
     row_kl: bool
     rollout_kl: bool
-    diagnostics: bool
+    diagnostic_rows: int
     recompute: bool
     scope: str
 
@@ -59,10 +59,11 @@ class UpdateData:
         self.needs = needs
         valid = None if buffer.valid.all() else flat(buffer.valid)
         self.columns = Columns(valid, buffer.device)
-        if needs.row_kl or needs.rollout_kl or needs.diagnostics or reference is not None:
+        if needs.row_kl or needs.rollout_kl or needs.diagnostic_rows or reference is not None:
             flatten_rows(buffer)
         all_rows = needs.row_kl or needs.rollout_kl or reference is not None
-        self.probe = Probe(policy, reference, buffer, valid, all_rows) if all_rows or needs.diagnostics else None
+        n_measured = None if all_rows else needs.diagnostic_rows
+        self.probe = Probe(policy, reference, buffer, valid, n_measured) if all_rows or n_measured else None
         if self.probe is not None and needs.row_kl:
             self.columns.old_distribution = self.probe.distribution
         if self.probe is not None and reference is not None:

@@ -15,13 +15,18 @@ from gymnasium import spaces
 from helpers import learn_and_record, make_model, tensors_of
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.envs import IdentityEnv, IdentityEnvMultiBinary, IdentityEnvMultiDiscrete, SimpleMultiObsEnv
+from stable_baselines3.common.envs import (
+    IdentityEnv,
+    IdentityEnvMultiBinary,
+    IdentityEnvMultiDiscrete,
+    SimpleMultiObsEnv,
+)
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.buffers import INVALID_ROW, RowsMixin, flat, flatten_rows, unflat
 from sb3_ppo_plus.policies import critic_parameters, predicted_values
-from sb3_ppo_plus.probe import AdvantageRecomputation, Probe
+from sb3_ppo_plus.probe import AdvantageRecomputation, diagnostic_rows
 from sb3_ppo_plus.schedules import LinearSchedule
 
 EVERYTHING: dict[str, Any] = {
@@ -44,11 +49,6 @@ EVERYTHING: dict[str, Any] = {
     "critic_epochs": 1,
     "reference_kl_coef": 0.1,
 }
-
-
-def probe_of(model: PPOPlus) -> Probe:
-    """The policy of now on the rollout that the model trained on last."""
-    return Probe(model.policy, None, model.rollout_buffer, None, all_rows=True)
 
 
 # ---------------------------------------------------------------------------------------------- all of them, everywhere
@@ -108,6 +108,14 @@ def test_logged_kl_is_the_one_between_the_two_policies() -> None:
     assert kl > 1e-4
     assert dumps[-1]["train/kl"] == pytest.approx(kl, rel=1e-3)
     assert dumps[-1]["train/entropy_0"] == pytest.approx(entropy, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("rows", "epochs", "expected"), [(64, 10, 64), (2048, 10, 512), (1024, 4, 128), (4096, 3, 368)]
+)
+def test_diagnostics_look_at_a_share_of_the_rows(rows: int, epochs: int, expected: int) -> None:
+    """3% of rows times epochs, between 128 and 512: 0.03 * 4096 * 3 = 368.6."""
+    assert diagnostic_rows(rows, epochs) == expected
 
 
 def test_kl_penalty_keeps_the_policy_nearer() -> None:
@@ -175,7 +183,7 @@ def test_rollback_never_leaves_more_than_the_limit() -> None:
 
 @pytest.mark.parametrize(("every", "expected"), [("rollout", 1), ("epoch", 3), ("minibatch", 5)])
 def test_learning_rate_by_kl(every: str, expected: int) -> None:
-    """A target out of reach divides by 1.5 as often as the rule is applied: 3 epochs of 2 minibatches, the first one free."""
+    """A target out of reach divides by 1.5 each time: 3 epochs of 2 minibatches, the very first of them free."""
     config = {"type": "kl_band", "target": 1e-12, "every": every, "min_value": 1e-9}
     model = make_model(learning_rate=1e-3, controllers={"learning_rate": config})
     dumps = learn_and_record(model, 64)
@@ -237,7 +245,9 @@ def test_entropy_coefficient_follows_its_schedule() -> None:
 
 @pytest.mark.parametrize("value", ["lin_0.1", {"type": "linear", "start": 0.1, "end": 0.0}])
 def test_schedules_from_yaml(value: Any) -> None:
-    model = make_model(ent_coef=value, learning_rate="lin_3e-4", clip_range={"type": "cosine", "start": 0.2, "end": 0.1})
+    model = make_model(
+        ent_coef=value, learning_rate="lin_3e-4", clip_range={"type": "cosine", "start": 0.2, "end": 0.1}
+    )
     dumps = learn_and_record(model, 128)
     assert [dump["train/ent_coef"] for dump in dumps[1:]] == pytest.approx([0.05, 0.0])
     assert [dump["train/learning_rate"] for dump in dumps[1:]] == pytest.approx([1.5e-4, 0.0])
@@ -412,7 +422,7 @@ def test_reference_policy_is_a_frozen_copy(source: str, tmp_path: Path) -> None:
 
 
 def test_reference_policy_does_not_disturb_the_generators(tmp_path: Path) -> None:
-    """Loading a zip with a seed reseeds python, numpy and torch in SB3; a run with a leash must still be its own run."""
+    """SB3's load() reseeds python, numpy and torch; a run with a leash must still be its own run."""
     make_model(seed=5).save(tmp_path / "trained.zip")
     np.random.seed(123)
     th.manual_seed(123)

@@ -145,7 +145,9 @@ def test_equal_bit_for_bit(case: str, log_diagnostics: bool) -> None:
                 compared += 1
     assert compared > 40
     observation = plus.env.observation_space.sample()
-    assert np.array_equal(sb3.predict(observation, deterministic=True)[0], plus.predict(observation, deterministic=True)[0])
+    assert np.array_equal(
+        sb3.predict(observation, deterministic=True)[0], plus.predict(observation, deterministic=True)[0]
+    )
 
 
 def test_equal_with_callbacks_that_use_the_policy(tmp_path: Any) -> None:

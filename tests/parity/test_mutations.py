@@ -1,9 +1,9 @@
 """
 Two defective PPO codes that circulate, as mutations: the checks below must catch each of them.
 
-One computes the critic's targets from advantages that are already normalized, and bootstraps the end of the rollout with 0.
-The other takes the time limit's truncation for a termination. Each check is run on PPOPlus, where it must pass, and on the
-mutants, where it must fail.
+One computes the critic's targets from advantages that are already normalized, and bootstraps the end of the rollout
+with 0. The other takes the time limit's truncation for a termination. Each check is run on PPOPlus, where it must pass,
+and on the mutants, where it must fail.
 """
 
 from __future__ import annotations
@@ -158,7 +158,12 @@ def zero_bootstrap(rewards: th.Tensor, values: th.Tensor, next_values: th.Tensor
 
 
 def truncation_is_termination(
-    rewards: th.Tensor, values: th.Tensor, next_values: th.Tensor, terminated: th.Tensor, truncated: th.Tensor, *rest: Any
+    rewards: th.Tensor,
+    values: th.Tensor,
+    next_values: th.Tensor,
+    terminated: th.Tensor,
+    truncated: th.Tensor,
+    *rest: Any,
 ) -> th.Tensor:
     return gae(rewards, values, next_values, terminated | truncated, th.zeros_like(truncated), *rest)
 

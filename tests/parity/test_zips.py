@@ -38,7 +38,9 @@ def test_ppo_opens_ours_and_goes_on(tmp_path: Path, extras: dict[str, Any]) -> N
     model.save(tmp_path / "model")
     opened = PPO.load(tmp_path / "model.zip", env=model.get_env(), device="cpu")
     assert_same_tensors(model, opened)
-    assert np.array_equal(model.predict(OBSERVATION, deterministic=True)[0], opened.predict(OBSERVATION, deterministic=True)[0])
+    assert np.array_equal(
+        model.predict(OBSERVATION, deterministic=True)[0], opened.predict(OBSERVATION, deterministic=True)[0]
+    )
     before = opened.policy.action_net.weight.detach().clone()
     opened.learn(64)
     assert not th.equal(before, opened.policy.action_net.weight)
@@ -49,7 +51,9 @@ def test_ours_opens_sb3s_and_goes_on_like_it(tmp_path: Path) -> None:
     PPO("MlpPolicy", "Pendulum-v1", clip_range_vf=0.3, target_kl=0.05, **arguments).learn(128).save(tmp_path / "sb3")
     models = []
     for algorithm in (PPO, PPOPlus):
-        model = algorithm.load(tmp_path / "sb3", env=algorithm("MlpPolicy", "Pendulum-v1", **arguments).get_env(), device="cpu")
+        model = algorithm.load(
+            tmp_path / "sb3", env=algorithm("MlpPolicy", "Pendulum-v1", **arguments).get_env(), device="cpu"
+        )
         models.append(model.learn(192, reset_num_timesteps=False))
     assert_same_tensors(*models)
 

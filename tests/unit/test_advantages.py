@@ -45,7 +45,7 @@ def test_truncation_is_bootstrapped_and_stops_the_sum() -> None:
 
 
 def test_geometric_series_has_no_advantage() -> None:
-    """A reward of 1 for ever is worth 1 / (1 - gamma): a critic that knows it sees nothing to improve, also when cut off."""
+    """A reward of 1 for ever is worth 1 / (1 - gamma): a critic that knows it sees nothing to improve."""
     gamma = 0.9
     value = th.full((20, 2), 1 / (1 - gamma))
     truncated = th.zeros(20, 2, dtype=th.bool)

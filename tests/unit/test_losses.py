@@ -29,7 +29,8 @@ def test_clipped_surrogate_takes_the_pessimistic_side() -> None:
 
 
 def test_asymmetric_clip_range() -> None:
-    # low 0.1, high 0.4.  A=+1: min(1.5, 1.4)=1.4   min(0.5, 0.9)=0.5   A=-1: min(-1.5, -1.4)=-1.5   min(-0.5, -0.9)=-0.9
+    # low 0.1, high 0.4
+    # A=+1: min(1.5, 1.4)=1.4   min(0.5, 0.9)=0.5   A=-1: min(-1.5, -1.4)=-1.5   min(-0.5, -0.9)=-0.9
     result = clipped_surrogate(t(1, 1, -1, -1), t(1.5, 0.5, 1.5, 0.5), 0.1, 0.4)
     th.testing.assert_close(result, t(1.4, 0.5, -1.5, -0.9))
 

@@ -80,7 +80,9 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "message"), WRONG, ids=[f"{index}-{next(iter(a))}" for index, (a, _) in enumerate(WRONG)])
+@pytest.mark.parametrize(
+    ("arguments", "message"), WRONG, ids=[f"{index}-{next(iter(a))}" for index, (a, _) in enumerate(WRONG)]
+)
 def test_wrong_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         make_model(**arguments)
@@ -124,7 +126,9 @@ class TupleActions(gym.Env):
 
 
 def test_unsupported_action_space() -> None:
-    with pytest.raises(InvalidArgument, match=r"only supports Box, Discrete, MultiDiscrete, MultiBinary.*Tuple.*flatten"):
+    with pytest.raises(
+        InvalidArgument, match=r"only supports Box, Discrete, MultiDiscrete, MultiBinary.*Tuple.*flatten"
+    ):
         PPOPlus("MlpPolicy", TupleActions())
 
 
@@ -173,7 +177,7 @@ def test_critic_settings_need_a_critic_of_its_own() -> None:
             super()._build(lr_schedule)
             del self.mlp_extractor.value_net
 
-    with pytest.raises(InvalidArgument, match="critic_learning_rate.*Merged.*value_net"):
+    with pytest.raises(InvalidArgument, match=r"critic_learning_rate.*Merged.*value_net"):
         make_model(policy=Merged, critic_learning_rate=1e-3)
 
 
