@@ -20,9 +20,7 @@ def main(argv: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--env", default="HalfCheetah-v5", help="Gymnasium id (HalfCheetah-v5)")
-    parser.add_argument(
-        "-n", "--n-timesteps", type=int, default=400_000, help="environment steps (400000)"
-    )
+    parser.add_argument("-n", "--n-timesteps", type=int, default=300_000, help="environment steps (300000)")
     parser.add_argument("--seed", type=int, default=0, help="seed (0)")
     parser.add_argument("--run-dir", type=Path, default=Path("runs"), help="where the run folder is made (runs)")
     args = parser.parse_args(argv)
@@ -32,7 +30,9 @@ def main(argv: list[str] | None = None) -> int:
     from sb3_ppo_plus.runs.layers import assemble
 
     try:
-        config = assemble(args.env, flags={"n_timesteps": args.n_timesteps, "seed": args.seed, "eval_episodes": 8})
+        # Few evaluations: an episode of this robot is a thousand steps.
+        flags = {"n_timesteps": args.n_timesteps, "seed": args.seed, "eval_episodes": 8}
+        config = assemble(args.env, flags={**flags, "eval_freq": max(1, args.n_timesteps // 6)})
         result = train_and_report(config, args.run_dir)
     except InvalidArgument as error:
         print(f"error: {error}", file=sys.stderr)

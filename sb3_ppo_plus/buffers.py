@@ -57,17 +57,19 @@ class RowsMixin(_Base):
             # whose log-probability was stored, and the ratio would not start at 1.
             self.actions = self.actions.astype(np.float32)
 
-    def note_infos(self, infos: list[dict[str, Any]], dones: np.ndarray) -> None:
+    def note_infos(self, infos: list[dict[str, Any]], dones: np.ndarray, keep_final_obs: bool) -> None:
         """
         Keep from the infos of the step that is about to be added what the update needs later.
 
         :param infos: one mapping an environment
         :param dones: whether the episode ended in this step [N]
+        :param keep_final_obs: whether the final observations of truncated episodes are wanted
         """
         for env, info in enumerate(infos):
             if info.get(INVALID_ROW, False):
                 self.valid[self.pos, env] = False
-            if dones[env] and info.get("TimeLimit.truncated", False) and info.get("terminal_observation") is not None:
+            truncated = dones[env] and info.get("TimeLimit.truncated", False)
+            if keep_final_obs and truncated and info.get("terminal_observation") is not None:
                 self.truncations.append(Truncation(self.pos, env, info["terminal_observation"]))
 
     def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:

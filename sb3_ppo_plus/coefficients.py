@@ -1,5 +1,6 @@
 """
-The coefficients of a model: reading them in their many forms, their value in this update, and moving them after it.
+From a model's arguments to the numbers of an update: reading coefficients in their many forms, their value in this
+update, the shape of its loss, and moving coefficients after it.
 
 A coefficient is an attribute of the model (callbacks may set it) and has at most one mover: a schedule, which is the
 attribute itself, or a controller.
@@ -15,9 +16,10 @@ from stable_baselines3.common.utils import FloatSchedule
 from sb3_ppo_plus.controllers import CONTROLLER_TYPES, make_controller
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.metrics import UpdateMetrics
-from sb3_ppo_plus.probe import Measurement
+from sb3_ppo_plus.probe import Measurement, diagnostic_rows
 from sb3_ppo_plus.schedules import BaseSchedule, parse_schedule, tell_num_timesteps
-from sb3_ppo_plus.types import Coefficients
+from sb3_ppo_plus.types import Coefficients, LossOptions
+from sb3_ppo_plus.update_data import Needs
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.ppo_plus import PPOPlus
@@ -101,6 +103,43 @@ def read_coefficients(model: PPOPlus) -> Coefficients:
         vf_coef=value_of(model, "vf_coef"),
         kl_coef=value_of(model, "kl_coef"),
         reference_kl_coef=value_of(model, "reference_kl_coef"),
+    )
+
+
+def loss_options(model: PPOPlus) -> LossOptions:
+    """
+    The shape of the model's loss.
+
+    :param model: the model
+    :return: what the loss consists of
+    """
+    return LossOptions(
+        vf_loss=model.vf_loss,
+        huber_delta=model.huber_delta,
+        vf_error_cap=model.vf_error_cap,
+        dual_clip=model.dual_clip,
+        standardize_advantages=model.normalize_advantage and model.advantage_scope == "minibatch",
+        penalize_kl="kl_coef" in model._controllers or callable(model.kl_coef) or model.kl_coef != 0.0,
+        penalize_reference_kl=model._reference is not None,
+    )
+
+
+def update_needs(model: PPOPlus, options: LossOptions) -> Needs:
+    """
+    What the model's update asks for beyond SB3's minibatches.
+
+    :param model: the model
+    :param options: the shape of its loss
+    :return: the needs; everything off needs nothing but the diagnostics
+    """
+    rate = model._controllers.get("learning_rate")
+    n_rows = model.n_steps * model.n_envs
+    return Needs(
+        row_kl=options.penalize_kl or (rate is not None and rate.every != "rollout"),
+        rollout_kl=rate is not None or (model.target_kl is not None and model.kl_stop == "rollback"),
+        diagnostic_rows=diagnostic_rows(n_rows, model.n_epochs) if model.log_diagnostics else 0,
+        recompute=model.recompute_advantages,
+        scope=model.advantage_scope if model.normalize_advantage else "none",
     )
 
 

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+import numpy as np
+
 from sb3_ppo_plus.errors import InvalidArgument
 
 EVERY = ("minibatch", "epoch", "rollout")
@@ -315,7 +317,8 @@ class KLStop:
     MODES: ClassVar[tuple[str, ...]] = ("minibatch", "epoch", "rollback")
 
     def __init__(self, target_kl: float | None, mode: str) -> None:
-        self.limit = math.inf if target_kl is None else 1.5 * target_kl
+        # in single precision, as SB3 compares
+        self.limit = math.inf if target_kl is None else float(np.float32(1.5 * target_kl))
         self.mode = mode
         self.checks_minibatches = target_kl is not None and mode == "minibatch"
         self.checks_epochs = target_kl is not None and mode == "epoch"

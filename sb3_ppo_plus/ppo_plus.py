@@ -36,11 +36,10 @@ from sb3_ppo_plus.buffers import RowsMixin, minibatches, with_rows
 from sb3_ppo_plus.controllers import Controller, KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.policies import evaluate
-from sb3_ppo_plus.probe import diagnostic_rows
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.reference import check_same_spaces, freeze
 from sb3_ppo_plus.types import Coefficients, LossOptions
-from sb3_ppo_plus.update_data import Needs, UpdateData
+from sb3_ppo_plus.update_data import UpdateData
 from sb3_ppo_plus.update_log import log_update
 from sb3_ppo_plus.validation import check_environment, check_settings
 
@@ -192,16 +191,13 @@ class PPOPlus(OnPolicyAlgorithm):
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if preset is not None:
-            settings = apply_preset(preset, settings, _defaults())
+            settings = apply_preset(preset, settings, _DEFAULTS)
         check_settings(settings)
-        own = {name: settings[name] for name in settings if name not in _BASE_ARGUMENTS}
         super().__init__(**{name: settings[name] for name in _BASE_ARGUMENTS}, _init_setup_model=False)
         if self.env is not None:
             check_environment(settings, self.observation_space, self.action_space, self.n_envs)
-        own.pop("_init_setup_model")
-        self.__dict__.update(own)
-        self.clip_range_low = None
-        self.controller_state = {}
+        self.__dict__.update({name: settings[name] for name in _OWN_ARGUMENTS})
+        self.clip_range_low, self.controller_state = None, {}
         self._controllers: dict[str, Controller] = {}
         self._reference: ActorCriticPolicy | None = None
         if _init_setup_model:
@@ -237,39 +233,17 @@ class PPOPlus(OnPolicyAlgorithm):
 
     # ------------------------------------------------------------------ the update
 
-    def _loss_options(self) -> LossOptions:
-        return LossOptions(
-            vf_loss=self.vf_loss,
-            huber_delta=self.huber_delta,
-            vf_error_cap=self.vf_error_cap,
-            dual_clip=self.dual_clip,
-            standardize_advantages=self.normalize_advantage and self.advantage_scope == "minibatch",
-            penalize_kl="kl_coef" in self._controllers or callable(self.kl_coef) or self.kl_coef != 0.0,
-            penalize_reference_kl=self._reference is not None,
-        )
-
-    def _needs(self, options: LossOptions) -> Needs:
-        rate = self._controllers.get("learning_rate")
-        rate_follows_minibatches = rate is not None and rate.every != "rollout"
-        return Needs(
-            row_kl=options.penalize_kl or rate_follows_minibatches,
-            rollout_kl=rate is not None or (self.target_kl is not None and self.kl_stop == "rollback"),
-            diagnostic_rows=diagnostic_rows(self.n_steps * self.n_envs, self.n_epochs) if self.log_diagnostics else 0,
-            recompute=self.recompute_advantages,
-            scope=self.advantage_scope if self.normalize_advantage else "none",
-        )
-
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """SB3 calls this once a step, before the row is added: the place to note what its buffer does not keep."""
         super()._update_info_buffer(infos, dones)
         if dones is not None and isinstance(self.rollout_buffer, RowsMixin):
-            self.rollout_buffer.note_infos(infos, dones)
+            self.rollout_buffer.note_infos(infos, dones, keep_final_obs=self.recompute_advantages)
 
     def train(self) -> None:
         """Update the policy with the rollout that was collected last."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        coefs, options = coefficients.read_coefficients(self), self._loss_options()
+        coefs, options = coefficients.read_coefficients(self), coefficients.loss_options(self)
         data = self._update_data(options)
         stop, metrics = KLStop(self.target_kl, self.kl_stop), UpdateMetrics()
         for epoch in range(self.n_epochs):
@@ -298,8 +272,9 @@ class PPOPlus(OnPolicyAlgorithm):
 
     def _update_data(self, options: LossOptions) -> UpdateData:
         assert self._last_episode_starts is not None
+        needs = coefficients.update_needs(self, options)
         last_step = (self._last_obs, self._last_episode_starts)
-        return UpdateData(self.rollout_buffer, self.policy, self._reference, self._needs(options), *last_step)
+        return UpdateData(self.rollout_buffer, self.policy, self._reference, needs, *last_step)
 
     def _train_epoch(
         self, data: UpdateData, coefs: Coefficients, options: LossOptions, stop: KLStop, metrics: UpdateMetrics
@@ -420,5 +395,5 @@ _BASE_ARGUMENTS = [
 ]
 
 
-def _defaults() -> dict[str, Any]:
-    return {name: parameter.default for name, parameter in inspect.signature(PPOPlus.__init__).parameters.items()}
+_DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(PPOPlus).parameters.items()}
+_OWN_ARGUMENTS = [name for name in _DEFAULTS if name not in (*_BASE_ARGUMENTS, "_init_setup_model")]

@@ -66,8 +66,13 @@ def without_invalid_rows(batch: Minibatch) -> Minibatch:
     """
     if batch.mask is None:
         return batch
-    names = ("old_values", "old_log_prob", "advantages", "returns")
-    return batch._replace(**{name: th.where(batch.mask, getattr(batch, name), 0.0) for name in names})
+    mask = batch.mask
+    return batch._replace(
+        old_values=th.where(mask, batch.old_values, 0.0),
+        old_log_prob=th.where(mask, batch.old_log_prob, 0.0),
+        advantages=th.where(mask, batch.advantages, 0.0),
+        returns=th.where(mask, batch.returns, 0.0),
+    )
 
 
 def _value_loss(values: th.Tensor, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> th.Tensor:

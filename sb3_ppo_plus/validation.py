@@ -177,6 +177,8 @@ def _check_controllers(s: Mapping[str, Any]) -> None:
                 f"controllers[{name!r}] and a {name} schedule were both given; one number can have one mover. "
                 f"Pass a constant {name} or drop the controller"
             )
+        if name in s.get("controller_state", {}):
+            continue  # a loaded model goes on from there, wherever it once started
         value = start(1.0) if callable(start) else start
         if name == "ent_coef" and value == 0.0:
             continue  # SB3's default; the controller begins at its min_value

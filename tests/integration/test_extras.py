@@ -339,7 +339,7 @@ def test_scope_none_is_normalize_advantage_off() -> None:
 def test_recomputation_with_the_same_critic_gives_the_same_advantages() -> None:
     """Truncated Pendulum episodes (200 steps) included: SB3's bootstrap is taken out and put back."""
     env = make_vec_env("Pendulum-v1", n_envs=2, seed=0)
-    model = make_model(env=env, n_steps=450, learning_rate=0.0)
+    model = make_model(env=env, n_steps=450, learning_rate=0.0, recompute_advantages=True)
     model.learn(900)
     buffer = model.rollout_buffer
     assert isinstance(buffer, RowsMixin)
@@ -382,7 +382,8 @@ class OneReward(gym.Env):
 
 def test_recomputation_with_a_newer_critic_bootstraps_truncations_with_it() -> None:
     """A critic that learned the true value 1 / (1 - gamma) = 10 sees no advantage, at the truncations neither."""
-    model = make_model(policy=ConstantCritic, env=OneReward(), n_steps=20, batch_size=20, gamma=0.9, learning_rate=0.0)
+    arguments = {"policy": ConstantCritic, "env": OneReward(), "n_steps": 20, "batch_size": 20, "gamma": 0.9}
+    model = make_model(**arguments, learning_rate=0.0, recompute_advantages=True)
     model.learn(20)
     again = AdvantageRecomputation(model.policy, model.rollout_buffer, model._last_obs, model._last_episode_starts)
     ConstantCritic.constant = 10.0

@@ -146,7 +146,7 @@ def test_each_defect_is_caught(check: Callable[..., None], mutation: dict[str, A
 
 
 def check_recomputed_targets(limit: int, opinion: float, expected: Any) -> None:
-    model = collected(opinion=opinion, limit=limit)
+    model = collected(opinion=opinion, limit=limit, recompute_advantages=True)
     again = AdvantageRecomputation(model.policy, model.rollout_buffer, model._last_obs, model._last_episode_starts)
     np.testing.assert_allclose(again(model.policy)[1].flatten(), expected, rtol=1e-4)
 

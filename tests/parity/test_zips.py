@@ -121,6 +121,18 @@ def test_load_takes_extras_as_keyword_arguments(tmp_path: Path) -> None:
         PPOPlus.load(tmp_path / "sb3", vf_loss="mse", device="cpu")
 
 
+def test_loading_as_the_zoo_does(tmp_path: Path) -> None:
+    """RL Zoo's enjoy replaces what may not unpickle by constants; a saved controller goes on from its saved value."""
+    model = make_model(**EVERYTHING).learn(64)
+    model.save(tmp_path / "model.zip")
+    replaced = {"learning_rate": 0.0, "lr_schedule": lambda _: 0.0, "clip_range": lambda _: 0.0}
+    opened = PPOPlus.load(tmp_path / "model.zip", custom_objects=replaced, device="cpu")
+    assert opened._controllers["learning_rate"].value == model._controllers["learning_rate"].value
+    assert np.array_equal(
+        model.predict(OBSERVATION, deterministic=True)[0], opened.predict(OBSERVATION, deterministic=True)[0]
+    )
+
+
 def test_a_failed_save_leaves_the_earlier_file(tmp_path: Path) -> None:
     model = make_model()
     model.save(tmp_path / "model.zip")
