@@ -29,7 +29,7 @@ def _warned_by_own_name(item: pytest.Item, message: str) -> bool:
 def _logged_under_own_name(item: pytest.Item, message: str) -> bool:
     # The message is that of `assert os.path.isdir(tmp_path / "PPO_1")`; any other failure stays one.
     folder = item.funcargs["tmp_path"] if isinstance(item, pytest.Function) else Path()
-    return "isdir" in message and str(folder / "PPO_1") in message and (folder / "PPOPlus_1").is_dir()
+    return "isdir" in message and "'PPO_1'" in message and (folder / "PPOPlus_1").is_dir()
 
 
 # The places that ask for the class name itself. Each test must hold up to there, and must find PPOPlus's name there;
