@@ -1,7 +1,7 @@
 """
 What is learned, over seeds: SB3's PPO, PPOPlus with its extras off, and PPOPlus with everything on.
 
-    python benchmarks/learning.py       # runs what is missing in benchmarks/results/learning.jsonl, then prints the table
+    python benchmarks/learning.py       # runs what is missing in results/learning.jsonl, then prints the table
     python benchmarks/learning.py --env Pendulum-v1 --seeds 0 1 2 --variants plus
 
 Hyperparameters are the blocks of zoo_configs/ppo_plus.yml. Each finished run is written at once; a second call does

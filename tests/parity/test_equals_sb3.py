@@ -31,7 +31,7 @@ from sb3_ppo_plus import PPOPlus
 
 def vec(env: Any, n_envs: int = 1) -> Callable[[], Any]:
     def make() -> VecEnv:
-        np.random.seed(1)  # noqa: NPY002 (SB3's toy environments draw their layout from the global generator)
+        np.random.seed(1)  # SB3's toy environments draw their layout from the global generator
         made = make_vec_env(env, n_envs=n_envs, seed=1)
         for space in made.get_attr("observation_space"):
             space.seed(1)  # and their observations from the unseeded space

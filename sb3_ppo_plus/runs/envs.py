@@ -1,0 +1,272 @@
+"""Environments of a run: the id checked with a helpful answer, training and evaluation built alike."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import gymnasium as gym
+from gymnasium import error, spaces
+from stable_baselines3.common.env_util import make_vec_env
+from stable_baselines3.common.preprocessing import is_image_space, is_image_space_channels_first
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    SubprocVecEnv,
+    VecEnv,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.config import RunConfig
+from sb3_ppo_plus.runs.naming import did_you_mean
+
+logger = logging.getLogger(__name__)
+
+# Words in an entry point or an error, and what to install for them.
+_EXTRAS = {
+    "mujoco": 'pip install "sb3-ppo-plus[mujoco]"',
+    "imageio": 'pip install "sb3-ppo-plus[mujoco]"',
+    "box2d": 'pip install "gymnasium[box2d]"',
+    "pygame": 'pip install "gymnasium[classic-control]"',
+    "ale": "pip install ale-py",
+}
+
+
+def check_env_id(env_id: str) -> None:
+    """
+    Check that an environment id is registered.
+
+    :param env_id: Gymnasium id, or ``module:EnvId`` to import the module that registers it first
+    :raises InvalidArgument: naming near matches, or what to install
+    """
+    module, _, name = env_id.rpartition(":")
+    if module:
+        try:
+            importlib.import_module(module)
+        except ImportError as missing:
+            raise InvalidArgument(
+                f"env is {env_id!r}, but module {module!r} cannot be imported ({missing})"
+            ) from missing
+    try:
+        gym.spec(name)
+    except error.Error as unknown:
+        hint = did_you_mean(name, gym.registry) or "write module:EnvId when another package registers it"
+        raise InvalidArgument(f"unknown environment {env_id!r}; {hint}") from unknown
+
+
+def uses_mujoco(env_id: str) -> bool:
+    """
+    :param env_id: environment id
+    :return: whether it is one of Gymnasium's MuJoCo environments, or comes from a package with MuJoCo in its name
+    """
+    module, _, name = env_id.rpartition(":")
+    spec = gym.registry.get(name)
+    return "mujoco" in module or (spec is not None and "mujoco" in str(spec.entry_point))
+
+
+@dataclass(frozen=True)
+class EnvMaker:
+    """
+    Makes one environment; picklable, so that it also works in another process.
+
+    :param env_id: Gymnasium id
+    :param in_worker: whether it runs in a process of its own, which then leaves Ctrl-C to the main process
+    """
+
+    env_id: str
+    in_worker: bool = False
+
+    def __call__(self, **kwargs: Any) -> gym.Env:
+        if self.in_worker:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if uses_mujoco(self.env_id):
+            _log_mujoco_warnings()
+        return gym.make(self.env_id, **kwargs)
+
+
+def probe_spaces(config: RunConfig) -> tuple[spaces.Space, spaces.Space]:
+    """
+    Build one environment and look at it, so that whatever is wrong with it is found before anything is started.
+
+    :param config: configuration of the run
+    :return: observation space and action space, after the wrappers
+    :raises InvalidArgument: when it cannot be built, or when PPO cannot act in it
+    """
+    check_env_id(config.env)
+    wrapper = wrapper_function("env_wrapper", config.env_wrapper)
+    try:
+        env = EnvMaker(config.env)(**config.env_kwargs)
+        env = env if wrapper is None else wrapper(env)
+    except (ImportError, error.DependencyNotInstalled) as missing:
+        raise InvalidArgument(f"{config.env} needs a package that is not there: {_remedy(str(missing))}") from missing
+    except Exception as failed:  # any environment may raise anything; the reason is passed on
+        raise InvalidArgument(
+            f"{config.env} cannot be built with env_kwargs={config.env_kwargs}, env_wrapper={config.env_wrapper}: "
+            f"{type(failed).__name__}: {' '.join(str(failed).split())}"
+        ) from failed
+    observation_space, action_space = env.observation_space, env.action_space
+    env.close()
+    supported = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+    if not isinstance(action_space, supported):
+        raise InvalidArgument(
+            f"{config.env} has the action space {action_space}; PPO acts in Box, Discrete, MultiDiscrete, MultiBinary: "
+            "flatten it with an env_wrapper"
+        )
+    return observation_space, action_space
+
+
+def make_env(config: RunConfig, n_envs: int, seed: int | None, vec_env: str, env_kwargs: dict[str, Any]) -> VecEnv:
+    """
+    Build the environments with every wrapper except the normalizer and those that stand outside of it.
+
+    :param config: configuration of the run
+    :param n_envs: number of environments
+    :param seed: seed of the first one; the others count up
+    :param vec_env: ``dummy`` or ``subproc``
+    :param env_kwargs: arguments of each environment
+    :return: vectorized environment, monitored
+    """
+    classes: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
+    env: VecEnv = make_vec_env(
+        EnvMaker(config.env, in_worker=vec_env == "subproc"),
+        n_envs=n_envs,
+        seed=seed,
+        wrapper_class=wrapper_function("env_wrapper", config.env_wrapper),
+        env_kwargs=env_kwargs,
+        vec_env_cls=classes[vec_env],
+    )
+    outer = wrapper_function("vec_env_wrapper", config.vec_env_wrapper)
+    return env if outer is None else outer(env)
+
+
+def finish_env(env: VecEnv, config: RunConfig) -> VecEnv:
+    """
+    Add what stands outside of the normalizer: frame stack, and channels first for images.
+
+    :param env: environments, normalized or not
+    :param config: configuration of the run
+    :return: environments as the policy sees them
+    """
+    if config.frame_stack is not None:
+        env = VecFrameStack(env, config.frame_stack)
+    return VecTransposeImage(env) if _needs_transpose(env.observation_space) else env
+
+
+def make_training_env(config: RunConfig) -> VecEnv:
+    """
+    :param config: resolved configuration (``normalize`` is False or a mapping)
+    :return: environments to train in
+    """
+    env = make_env(config, config.n_envs, config.seed, config.vec_env, config.env_kwargs)
+    if isinstance(config.normalize, dict):
+        env = VecNormalize(env, **config.normalize)
+    return finish_env(env, config)
+
+
+def make_eval_env(config: RunConfig, n_envs: int, seed: int) -> VecEnv:
+    """
+    Build environments to evaluate in: the same wrappers, the normalizer frozen and the rewards as they are.
+
+    They step in this process: a policy waits for all of them anyway, and evaluations are short.
+
+    :param config: resolved configuration
+    :param n_envs: number of environments; more makes an evaluation faster
+    :param seed: seed, different from that of training
+    :return: environments whose statistics are still to be filled
+    """
+    env = make_env(config, n_envs, seed, "dummy", config.env_kwargs)
+    if isinstance(config.normalize, dict):
+        env = VecNormalize(env, **{**config.normalize, "training": False, "norm_reward": False})
+    return finish_env(env, config)
+
+
+def is_vector(space: spaces.Space) -> bool:
+    """
+    :param space: observation space
+    :return: whether it holds plain numbers that can be normalized, alone or in a Dict
+    """
+    if isinstance(space, spaces.Dict):
+        return all(is_vector(inner) for inner in space.spaces.values())
+    return isinstance(space, spaces.Box) and not has_image(space)
+
+
+def has_image(space: spaces.Space) -> bool:
+    """
+    :param space: observation space
+    :return: whether it is an image, or a Dict with an image in it
+    """
+    inner = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(is_image_space(entry) for entry in inner)
+
+
+def wrapper_function(name: str, wrappers: Any) -> Callable[[Any], Any] | None:
+    """
+    Turn import paths into one function that applies the wrappers, innermost first.
+
+    :param name: name of the setting, for the message
+    :param wrappers: None, ``"package.module.Class"``, ``{"package.module.Class": arguments}``, or a list of these
+    :return: the function, or None when there are no wrappers
+    :raises InvalidArgument: when a wrapper cannot be imported
+    """
+    entries = wrappers if isinstance(wrappers, list) else [wrappers] if wrappers else []
+    steps = [_wrapper(name, entry) for entry in entries]
+
+    def wrap(env: Any) -> Any:
+        for wrapper, kwargs in steps:
+            env = wrapper(env, **kwargs)
+        return env
+
+    return wrap if steps else None
+
+
+def _wrapper(name: str, entry: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Import one wrapper."""
+    path, kwargs = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
+    module, dot, attribute = str(path).rpartition(".")
+    try:
+        if not dot:
+            raise ImportError("not of the form package.module.Class")
+        return getattr(importlib.import_module(module), attribute), dict(kwargs or {})
+    except (ImportError, AttributeError) as missing:
+        raise InvalidArgument(
+            f"{name}: {path!r} cannot be imported ({missing}); give an import path such as gymnasium.wrappers.TimeLimit"
+        ) from missing
+
+
+def _needs_transpose(space: spaces.Space) -> bool:
+    inner = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    boxes = [entry for entry in inner if isinstance(entry, spaces.Box)]
+    return any(is_image_space(box) and not is_image_space_channels_first(box) for box in boxes)
+
+
+def _remedy(message: str) -> str:
+    """What to install, from the text of an import error."""
+    for word, install in _EXTRAS.items():
+        if word in message.lower():
+            return install
+    return message
+
+
+def _log_mujoco_warnings() -> None:
+    """
+    Send MuJoCo's own warnings to the log.
+
+    By default it prints them and appends them to a file MUJOCO_LOG.TXT in the working folder, once per environment.
+    """
+    try:
+        import mujoco
+    except ImportError:
+        return  # gym.make raises the error that names the package
+    mujoco.set_mju_user_warning(_on_mujoco_warning)
+
+
+def _on_mujoco_warning(message: str) -> None:
+    # Deprecations in the XML files of Gymnasium concern their authors, not who trains.
+    level = logging.DEBUG if "deprecated" in message else logging.WARNING
+    logger.log(level, "MuJoCo: %s", message.strip())

@@ -1,0 +1,171 @@
+"""Evaluation of a saved model: from a run folder, from a zip inside one, or from any zip of SB3's PPO."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+
+from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
+from sb3_ppo_plus.runs.envs import finish_env, make_env, probe_spaces
+from sb3_ppo_plus.runs.folder import RunFolder
+from sb3_ppo_plus.runs.values import read_yaml
+
+# Episodes that step together.
+_ENVS = 20
+
+
+@dataclass(frozen=True)
+class Agent:
+    """
+    A trained model and what it needs to act.
+
+    :param model: the model, without an environment
+    :param path: its zip
+    :param config: environment and wrappers
+    :param normalizer: pickled VecNormalize, None when observations are used as they are
+    """
+
+    model: BaseAlgorithm
+    path: Path
+    config: RunConfig
+    normalizer: Path | None
+
+    def make_env(self, n_envs: int, seed: int, env_kwargs: dict[str, object] | None = None) -> VecEnv:
+        """
+        :param n_envs: number of environments
+        :param seed: seed of the first one
+        :param env_kwargs: arguments to add to the run's own
+        :return: environments as the model knows them, rewards as they are, statistics frozen
+        """
+        kwargs = {**self.config.env_kwargs, **(env_kwargs or {})}
+        env = make_env(self.config, n_envs, seed, "dummy", kwargs)
+        if self.normalizer is not None:
+            env = VecNormalize.load(str(self.normalizer), env)
+            env.training = env.norm_reward = False
+        return finish_env(env, self.config)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """
+    Returns and lengths of evaluation episodes.
+
+    :param returns: sum of rewards of each episode
+    :param lengths: steps of each episode
+    """
+
+    returns: list[float]
+    lengths: list[int]
+
+
+def load_agent(source: Path, env_id: str | None = None, best: bool = True, device: str = "cpu") -> Agent:
+    """
+    Load a model and find out what belongs to it.
+
+    :param source: run folder or zip
+    :param env_id: environment, needed when it cannot be known from a config.yml beside the zip
+    :param best: which model of a run folder; falls back to the other one while there is only one
+    :param device: torch device to act on
+    :return: the agent
+    :raises InvalidArgument: when something is missing or does not fit
+    """
+    path = _model_path(source, best)
+    folder = RunFolder(path.parent)
+    config = config_from_mapping(read_yaml(folder.config)) if folder.config.is_file() else None
+    if config is None and env_id is None:
+        raise InvalidArgument(f"{path} does not say which environment it is for (no config.yml beside it); give --env")
+    if config is None or (env_id is not None and env_id != config.env):
+        # Another environment than the one trained in keeps the wrappers, not the arguments made for that one.
+        config = replace(config, env=env_id, env_kwargs={}) if config and env_id else RunConfig(env=str(env_id))
+    normalizer = folder.normalizer(best=path.name == folder.model(best=True).name)
+    agent = Agent(_load_model(path, device), path, config, normalizer if normalizer.is_file() else None)
+    check_fits(agent)
+    return agent
+
+
+def evaluate_agent(agent: Agent, n_episodes: int = 20, seed: int = 2_000_000, deterministic: bool = True) -> Evaluation:
+    """
+    Run episodes and collect their returns.
+
+    :param agent: model with its environment
+    :param n_episodes: number of episodes; more is slower and gives a narrower interval
+    :param seed: seed of the environments and of sampled actions
+    :param deterministic: take the mode of the policy instead of sampling
+    :return: returns and lengths
+    """
+    set_random_seed(seed)
+    env = agent.make_env(min(_ENVS, n_episodes), seed)
+    try:
+        returns, lengths = evaluate_policy(
+            agent.model, env, n_eval_episodes=n_episodes, deterministic=deterministic, return_episode_rewards=True
+        )
+    finally:
+        env.close()
+    assert isinstance(returns, list) and isinstance(lengths, list)
+    return Evaluation([float(value) for value in returns], [int(length) for length in lengths])
+
+
+def check_fits(agent: Agent) -> None:
+    """
+    Check that the model can see and act in the environment.
+
+    :param agent: model with its environment
+    :raises InvalidArgument: showing both spaces
+    """
+    probe_spaces(agent.config)
+    try:
+        env = agent.make_env(1, seed=0)
+    except (ValueError, AssertionError, AttributeError, EOFError, pickle.UnpicklingError) as refused:
+        raise InvalidArgument(f"{agent.normalizer} does not fit {agent.config.env}: {refused}") from refused
+    mine, theirs = agent.model.observation_space, env.observation_space
+    acts, takes = agent.model.action_space, env.action_space
+    env.close()
+    if mine is None or mine.shape != theirs.shape or type(mine) is not type(theirs):
+        raise InvalidArgument(
+            f"{agent.path} observes {mine}, but {agent.config.env} shows {theirs}; give another --env"
+        )
+    if type(acts) is not type(takes) or acts.shape != takes.shape or getattr(acts, "n", 0) != getattr(takes, "n", 0):
+        raise InvalidArgument(f"{agent.path} acts in {acts}, but {agent.config.env} takes {takes}; give another --env")
+
+
+def describe_returns(returns: list[float]) -> str:
+    """
+    :param returns: returns of episodes
+    :return: mean, standard deviation and number of episodes in words
+    """
+    if not returns:
+        return "not evaluated"
+    return f"{np.mean(returns):,.1f} ± {np.std(returns):,.1f} ({len(returns)} episodes)"
+
+
+def _model_path(source: Path, best: bool) -> Path:
+    """The zip that is meant by a run folder or a zip."""
+    if source.is_file():
+        return source
+    if source.is_dir():
+        for candidate in (RunFolder(source).model(best), RunFolder(source).model(not best)):
+            if candidate.is_file():
+                return candidate
+        raise InvalidArgument(f"{source} holds no best_model.zip and no model.zip; give a run folder or a zip")
+    if source.with_suffix(".zip").is_file():
+        return source.with_suffix(".zip")
+    raise InvalidArgument(f"there is no {source}; give a run folder (runs/<EnvId>_<k>) or a model zip")
+
+
+def _load_model(path: Path, device: str) -> BaseAlgorithm:
+    """Load a zip of PPOPlus or PPO."""
+    try:
+        return PPOPlus.load(path, device=device)
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, zipfile.BadZipFile) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise InvalidArgument(f"{path} cannot be loaded as a PPO model: {reason[:300]}") from error

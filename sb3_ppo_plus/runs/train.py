@@ -1,0 +1,248 @@
+"""One training run from its configuration to its folder."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import (
+    CSVOutputFormat,
+    HumanOutputFormat,
+    KVWriter,
+    Logger,
+    TensorBoardOutputFormat,
+)
+from stable_baselines3.common.vec_env import VecEnv
+
+from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.callbacks import EvaluateAndSave, Progress, ProgressCallback
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.config import RunConfig, complete_hyperparameters
+from sb3_ppo_plus.runs.curve import draw_learning_curve
+from sb3_ppo_plus.runs.envs import has_image, is_vector, make_eval_env, make_training_env, probe_spaces
+from sb3_ppo_plus.runs.folder import RunFolder, new_run_folder
+from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
+
+logger = logging.getLogger(__name__)
+
+# Training environments count their seeds up from the seed of the run; evaluation starts far from them.
+_EVAL_SEED_OFFSET = 1_000_000
+# Evaluation episodes that step together; enough that an evaluation takes about as long as one episode.
+_EVAL_ENVS = 16
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """
+    What a run came to.
+
+    :param folder: its files
+    :param before: returns of the episodes before training
+    :param after: returns of the episodes of the latest evaluation
+    :param evaluated_at: timestep of that evaluation
+    :param num_timesteps: environment steps done
+    :param seconds: wall time of the training with its evaluations
+    :param steps_per_second: without the time of the evaluations
+    :param interrupted: whether Ctrl-C ended it
+    """
+
+    folder: RunFolder
+    before: list[float]
+    after: list[float]
+    evaluated_at: int
+    num_timesteps: int
+    seconds: float
+    steps_per_second: float
+    interrupted: bool
+
+
+@dataclass
+class PreparedRun:
+    """
+    A run whose every part is built and checked, but which has not started.
+
+    :param config: resolved configuration
+    :param model: model with its environments
+    :param eval_env: environments to evaluate in
+    """
+
+    config: RunConfig
+    model: PPOPlus
+    eval_env: VecEnv
+
+    def close(self) -> None:
+        """Close the environments; a worker that Ctrl-C took with it must not hide the result."""
+        for env in (self.model.get_env(), self.eval_env):
+            try:
+                if env is not None:
+                    env.close()
+            except (OSError, EOFError) as error:
+                logger.debug("closing an environment failed: %s", error)
+
+
+def prepare_run(config: RunConfig) -> PreparedRun:
+    """
+    Resolve a configuration and build its parts, so that bad input is found before a folder is made.
+
+    :param config: configuration
+    :return: the run, ready to start
+    :raises InvalidArgument: when the configuration cannot work
+    """
+    check_device(config.device)
+    observation_space, _ = probe_spaces(config)
+    config = resolve(config, observation_space)
+    if config.threads is not None:
+        th.set_num_threads(config.threads)
+    arguments = {**config.hyperparameters}
+    arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
+    env: VecEnv | None = None
+    try:
+        env = make_training_env(config)
+        eval_env = make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET)
+        model = PPOPlus(config.policy or "MlpPolicy", env, seed=config.seed, device=config.device, **arguments)
+    except (ValueError, TypeError, AssertionError) as refused:
+        if env is not None:
+            env.close()
+        if isinstance(refused, InvalidArgument):
+            raise
+        raise InvalidArgument(
+            f"the configuration was refused: {' '.join(str(refused).split()) or refused!r}"
+        ) from refused
+    return PreparedRun(config, model, eval_env)
+
+
+def resolve(config: RunConfig, observation_space: spaces.Space) -> RunConfig:
+    """
+    Decide what the configuration left to the observation space, and write out every default.
+
+    :param config: configuration as it was put together
+    :param observation_space: of one environment
+    :return: configuration in which nothing is left open
+    """
+    images = has_image(observation_space)
+    chosen = (
+        "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "CnnPolicy" if images else "MlpPolicy"
+    )
+    hyperparameters = complete_hyperparameters(config.hyperparameters)
+    normalize: Any = config.normalize
+    if normalize == "auto":
+        normalize = is_vector(observation_space)
+    if normalize is True or isinstance(normalize, dict):
+        # The reward is scaled by the discounted return, so both must discount alike.
+        normalize = {"gamma": hyperparameters["gamma"], **(normalize if isinstance(normalize, dict) else {})}
+    device = config.device
+    if device == "auto":
+        # Small networks are faster on the CPU.
+        device = "cuda" if images and th.cuda.is_available() else "cpu"
+    return replace(
+        config,
+        policy=config.policy or chosen,
+        normalize=normalize,
+        eval_freq=max(1, config.n_timesteps // 10) if config.eval_freq is None else config.eval_freq,
+        device=device,
+        threads=1 if config.threads is None and not images else config.threads,
+        hyperparameters=hyperparameters,
+    )
+
+
+def train_run(
+    run: PreparedRun,
+    root: Path,
+    command: str = "",
+    report: Callable[[Progress], None] | None = None,
+    verbose: bool = False,
+    callbacks: list[BaseCallback] | None = None,
+    on_start: Callable[[RunFolder], None] | None = None,
+) -> RunResult:
+    """
+    Train, evaluate, and fill a new run folder. Ctrl-C saves the model as it is and returns.
+
+    :param run: result of ``prepare_run``; its environments are closed at the end
+    :param root: folder in which the run folder is made
+    :param command: command line, noted in config.yml
+    :param report: receives the numbers of a progress bar
+    :param verbose: also write SB3's table to standard output
+    :param callbacks: further callbacks
+    :param on_start: called with the folder as soon as it exists
+    :return: what the run came to
+    """
+    config, model = run.config, run.model
+    folder = new_run_folder(root, config.env)
+    config.write(folder.config, command)
+    if on_start is not None:
+        on_start(folder)
+    model.set_logger(_logger(folder, verbose))
+    evaluation = EvaluateAndSave(
+        run.eval_env,
+        save=lambda best: folder.save_model(model, best),
+        path=folder.evaluations,
+        n_eval_episodes=config.eval_episodes,
+        eval_freq=config.eval_freq or 0,
+    )
+    progress = [ProgressCallback(report, evaluation)] if report is not None else []
+    started, interrupted = time.perf_counter(), False
+    try:
+        model.learn(config.n_timesteps, callback=[evaluation, *progress, *(callbacks or [])])
+    except KeyboardInterrupt:
+        interrupted = True
+        folder.save_model(model, best=False)
+    finally:
+        seconds = time.perf_counter() - started
+        # What ends here by an exception keeps the files of the latest evaluation.
+        if evaluation.evaluations_timesteps:
+            draw_learning_curve(folder, f"{config.env} (seed {config.seed})")
+        model.logger.close()
+        run.close()
+    results = evaluation.evaluations_results
+    return RunResult(
+        folder=folder,
+        before=results[0] if results else [],
+        after=results[-1] if results else [],
+        evaluated_at=evaluation.evaluations_timesteps[-1] if results else 0,
+        num_timesteps=model.num_timesteps,
+        seconds=seconds,
+        steps_per_second=model.num_timesteps / max(seconds - evaluation.seconds, 1e-9),
+        interrupted=interrupted,
+    )
+
+
+def check_device(device: str) -> None:
+    """
+    Check that a device exists; SB3 would silently use the CPU instead.
+
+    :param device: ``auto`` or a torch device
+    :raises InvalidArgument: listing the devices of this machine
+    """
+    cuda = [f"cuda:{index}" for index in range(th.cuda.device_count())] if th.cuda.is_available() else []
+    mps = ["mps"] if th.backends.mps.is_available() else []
+    there = ["auto", "cpu", *(["cuda"] if cuda else []), *cuda, *mps]
+    if device not in there:
+        wanted = "is not there" if re.fullmatch(r"(cuda|mps)(:\d+)?", str(device)) else "is not a device"
+        raise InvalidArgument(f"device {device!r} {wanted}; this machine has {', '.join(there)}")
+
+
+class _CurrentStdout:
+    """Standard output as it is at the time of writing: a live progress bar puts its own in place while it runs."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+def _logger(folder: RunFolder, verbose: bool) -> Logger:
+    """TensorBoard and CSV, and SB3's table when asked for."""
+    outputs: list[KVWriter] = [CSVOutputFormat(str(folder.progress)), TensorBoardOutputFormat(str(folder.path))]
+    if verbose:
+        outputs.append(HumanOutputFormat(_CurrentStdout()))  # type: ignore[arg-type]
+    return Logger(str(folder.path), outputs)
