@@ -11,12 +11,12 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-all lint format type bench sb3-tests wheel-smoke clean clean-venv
+.PHONY: help setup demo test test-slow lint format type bench sb3-tests wheel-smoke clean clean-venv
 
 help:
 	@echo "make setup        the virtual environment in $(VENV), from constraints.txt"
-	@echo "make demo         examples/demo.py: train, save, load, look"
-	@echo "make test         the default tests (test-all: also those marked slow)"
+	@echo "make demo         teach a robot to run (two minutes), with learning curve and film"
+	@echo "make test         the default tests (test-slow: learning over seeds, some minutes)"
 	@echo "make lint         ruff check and format check (format: apply both)"
 	@echo "make type         mypy"
 	@echo "make bench        time per gradient step on this machine"
@@ -37,8 +37,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --timeout 300
 
-test-all: $(INSTALLED)
-	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --timeout 900 -m ''
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -q -n $(PYTEST_WORKERS) --timeout 900 -m slow
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check $(EXISTING)
