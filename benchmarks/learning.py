@@ -29,9 +29,10 @@ from stable_baselines3.common.vec_env import VecNormalize
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.envs import make_eval_env, make_training_env
+from sb3_ppo_plus.runs.envs import make_eval_env, make_training_env, probe_spaces
 from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
 from sb3_ppo_plus.runs.layers import assemble
+from sb3_ppo_plus.runs.train import resolve
 from sb3_ppo_plus.schedules import parse_schedule
 
 RESULTS = Path(__file__).parent / "results"
@@ -97,6 +98,7 @@ def run(env_id: str, variant: str, seed: int) -> dict[str, Any]:
     :return: one line of the results
     """
     config = assemble(env_id, flags={"seed": seed})
+    config = resolve(config, probe_spaces(config)[0])
     arguments = {name: value for name, value in config.hyperparameters.items() if value is not None}
     arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
     arguments |= {"policy": config.policy or "MlpPolicy", "seed": seed, "device": "cpu"}

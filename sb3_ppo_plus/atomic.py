@@ -20,7 +20,7 @@ def atomic_path(target: str | os.PathLike[str]) -> Iterator[Path]:
     :param target: final path of the file; its folder is made when missing
     :return: context manager yielding the temporary path
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))  # a link stays one, and what it points to is replaced
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, name = mkstemp(prefix=f".{target.stem}-", suffix=target.suffix, dir=target.parent)
     os.close(descriptor)

@@ -72,6 +72,10 @@ class RowsMixin(_Base):
             if keep_final_obs and truncated and info.get("terminal_observation") is not None:
                 self.truncations.append(Truncation(self.pos, env, info["terminal_observation"]))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the class was made at run time: pickle finds the user's class, which is imported, and makes it again
+        return _unpickled, (type(self).__mro__[2],), self.__dict__
+
     def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
         self.rows = batch_inds
         return super()._get_samples(batch_inds, env)
@@ -88,6 +92,11 @@ def with_rows(buffer_class: type[RolloutBuffer]) -> type[RolloutBuffer]:
     if issubclass(buffer_class, RowsMixin):
         return buffer_class
     return type(buffer_class.__name__, (RowsMixin, buffer_class), {})
+
+
+def _unpickled(buffer_class: type[RolloutBuffer]) -> RolloutBuffer:
+    rows_class = with_rows(buffer_class)
+    return rows_class.__new__(rows_class)
 
 
 class Columns:
@@ -151,10 +160,12 @@ def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Ite
     """
     assert isinstance(buffer, RowsMixin)
     discrete = isinstance(buffer.action_space, spaces.Discrete)
+    buffer.rows = None  # a get() that does not draw through _get_samples must not inherit somebody else's rows
     for samples in buffer.get(batch_size):
-        if columns.valid is not None and buffer.rows is not None and not columns.valid[buffer.rows].any():
+        rows, buffer.rows = buffer.rows, None
+        if columns.valid is not None and rows is not None and not columns.valid[rows].any():
             continue
-        yield columns.minibatch(samples, buffer.rows, discrete)
+        yield columns.minibatch(samples, rows, discrete)
 
 
 def flatten_rows(buffer: RolloutBuffer) -> None:

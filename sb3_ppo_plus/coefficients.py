@@ -55,7 +55,9 @@ def setup_coefficients(model: PPOPlus) -> None:
     model._controllers = live
     # plain data where possible, so that a saved model stays readable
     model.controllers = {
-        name: controller.to_config() if controller.type in CONTROLLER_TYPES else copy.deepcopy(controller)
+        name: controller.to_config()
+        if type(controller) is CONTROLLER_TYPES.get(controller.type)
+        else copy.deepcopy(controller)
         for name, controller in live.items()
     }
     tell_schedules(model)

@@ -86,7 +86,7 @@ class Controller:
 
         :param state: what ``state_dict`` returned
         """
-        self.value = float(state["value"])
+        self.start_at(float(state["value"]))
 
     def to_config(self) -> dict[str, Any]:
         """:return: the plain mapping that builds this controller anew"""
@@ -104,7 +104,7 @@ class KLBand(Controller):
 
     One rule serves two opposite uses. A KL *coefficient* grows when the KL is too large (PPO paper, section 4: band
     1.5, factor 2; RLlib: band 2, up by 1.5, down by 2). A *learning rate* shrinks then (rsl_rl, rl_games, skrl, Brax:
-    band 2, factor 1.5). PPOPlus sets ``inverse`` and the defaults by the name of the coefficient.
+    band 2, factor 1.5). Given as a mapping, ``inverse`` and the defaults come from the coefficient that is moved.
 
     :param target: KL to hold, in nats, typically 0.003 to 0.03; larger learns faster and less safely
     :param band: > 1, width of the band in which nothing moves; larger is calmer
@@ -262,6 +262,8 @@ def make_controller(name: str, config: Mapping[str, Any] | Controller) -> Contro
         controller = _from_mapping(where, name, dict(config))
     else:
         raise InvalidArgument(f"{where}={config!r} must be a mapping such as {{'type': 'kl_band', 'target': 0.01}}")
+    if not isinstance(getattr(controller, "type", None), str):
+        raise InvalidArgument(f"{where}: {type(controller).__name__} has no name; give the class an attribute `type`")
     if controller.type in CONTROLLER_TYPES and controller.type not in MOVABLE[name]:
         raise InvalidArgument(f"{where}: {controller.type} cannot move {name}; valid: {', '.join(MOVABLE[name])}")
     if getattr(controller, "inverse", name == "learning_rate") != (name == "learning_rate"):
@@ -327,9 +329,9 @@ class KLStop:
     def exceeded(self, kl: float) -> bool:
         """
         :param kl: measured KL in nats
-        :return: whether the update must end; a KL that is not a number ends it too
+        :return: whether the update must end; a KL that is not a number (no row counted) does not end it, as in SB3
         """
-        return not kl <= self.limit
+        return kl > self.limit
 
 
 def _near(word: str, candidates: Any) -> str:

@@ -65,14 +65,16 @@ class CategoricalParams(NamedTuple):
         :return: divergence of each row, >= 0 [B]
         """
         parts = [
-            (log_p.exp() * (log_p - log_q)).sum(dim=-1)
+            # an impossible category (a masked action) adds nothing; 0 * (-inf + inf) would be NaN
+            (log_p.exp() * th.where(log_p.isneginf(), 0.0, log_p - log_q)).sum(dim=-1)
             for log_p, log_q in zip(self.log_probs(), other.log_probs(), strict=True)
         ]
         return th.stack(parts, dim=-1).sum(dim=-1)
 
     def entropy(self) -> th.Tensor:
         """:return: -sum_i p_i log p_i of each action dimension [B, A]"""
-        return th.stack([-(log_p.exp() * log_p).sum(dim=-1) for log_p in self.log_probs()], dim=-1)
+        parts = [-(log_p.exp() * th.where(log_p.isneginf(), 0.0, log_p)).sum(dim=-1) for log_p in self.log_probs()]
+        return th.stack(parts, dim=-1)
 
 
 class BernoulliParams(NamedTuple):

@@ -15,6 +15,7 @@ class UpdateMetrics:
 
     def __init__(self) -> None:
         self._tensors: dict[str, list[th.Tensor]] = defaultdict(list)
+        self._ratios: list[th.Tensor] = []
         self._epoch_starts: list[int] = []
         self._minibatches = 0
         self.gradient_steps = 0
@@ -43,10 +44,8 @@ class UpdateMetrics:
         }
         if row_kl:
             scalars["kl"] = terms.approx_kl if terms.kl is None else terms.kl
-        if terms.reference_kl is not None:
-            scalars["reference_kl"] = terms.reference_kl
         if ratios:
-            scalars["ratio_min"], scalars["ratio_max"] = th.aminmax(terms.ratio.detach())
+            self._ratios.append(terms.ratio.detach())
         for name, value in scalars.items():
             self._tensors[name].append(value.detach())
 
@@ -66,8 +65,20 @@ class UpdateMetrics:
         :param name: name of the scalar
         :return: the mean; NaN when the epoch had no minibatch
         """
-        values = self._tensors[name][self._epoch_starts[-1] :]
-        return float(th.stack(values).mean()) if values else float("nan")
+        return _mean(self._tensors.get(name, [])[self._epoch_starts[-1] :])
+
+    def kl_of_epoch(self) -> float:
+        """
+        :return: mean KL over the current epoch; NaN when there is nothing to average
+        """
+        # before the first step of an update the KL is zero by construction and says nothing about the rate
+        return _mean(self._tensors.get("kl", [])[max(1, self._epoch_starts[-1]) :])
+
+    def kl_of_minibatch(self) -> float:
+        """
+        :return: KL of the last minibatch; NaN for the first of the update, where it is zero by construction
+        """
+        return _mean(self._tensors.get("kl", [])[1:][-1:])
 
     def mean(self, name: str) -> float:
         """
@@ -76,15 +87,7 @@ class UpdateMetrics:
         :param name: name of the scalar
         :return: the mean; NaN when the update had no minibatch
         """
-        values = self._tensors[name]
-        return float(th.stack(values).mean()) if values else float("nan")
-
-    def last(self, name: str) -> float:
-        """
-        :param name: name of a scalar
-        :return: its value in the last minibatch
-        """
-        return float(self._tensors[name][-1])
+        return _mean(self._tensors.get(name, []))
 
     def collect(self) -> dict[str, np.ndarray]:
         """
@@ -99,6 +102,15 @@ class UpdateMetrics:
         flat = th.stack([value.float() for name in names for value in self._tensors[name]]).cpu().numpy()
         return dict(zip(names, np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
 
+    def ratio_extremes(self) -> tuple[float, float] | None:
+        """
+        :return: smallest and largest probability ratio of the update, None when they were not asked for
+        """
+        if not self._ratios:
+            return None
+        low, high = th.aminmax(th.cat(self._ratios))
+        return float(low), float(high)
+
     def by_epoch(self, values: np.ndarray) -> list[np.ndarray]:
         """
         Cut a collected scalar into epochs.
@@ -107,3 +119,7 @@ class UpdateMetrics:
         :return: one array an epoch; the last epoch may be incomplete or empty
         """
         return np.split(values, self._epoch_starts[1:])
+
+
+def _mean(values: list[th.Tensor]) -> float:
+    return float(th.stack(values).mean()) if values else float("nan")

@@ -62,9 +62,12 @@ def evaluate(policy: ActorCriticPolicy, batch: Minibatch, with_distribution: boo
     :param with_distribution: whether the parameters of the action distribution are wanted
     :return: values, log-probabilities, entropy [B], and the parameters if wanted and known
     """
+    before = getattr(policy.action_dist, "distribution", None)
     values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
-    # evaluate_actions leaves the distribution that it evaluated on the policy
-    distribution = distribution_params(policy.action_dist) if with_distribution else None
+    # SB3's evaluate_actions leaves the distribution that it evaluated on the policy. One that was overridden may not:
+    # then the old one is still there, and the KL must be estimated.
+    evaluated = with_distribution and getattr(policy.action_dist, "distribution", None) is not before
+    distribution = distribution_params(policy.action_dist) if evaluated else None
     return PolicyOutputs(values.flatten(), log_prob, entropy, distribution)
 
 
@@ -134,8 +137,8 @@ def critic_parameters(policy: ActorCriticPolicy) -> list[th.nn.Parameter]:
     """
     if not hasattr(policy.mlp_extractor, "value_net"):
         raise InvalidArgument(
-            f"critic_learning_rate needs to tell the critic's parameters apart, but {type(policy).__name__}'s "
-            "mlp_extractor has no value_net; drop the argument or name the critic's network so"
+            "critic_learning_rate and critic_epochs need to tell the critic's parameters apart, but the mlp_extractor "
+            f"of {type(policy).__name__} has no value_net; drop the argument or name the critic's network so"
         )
     modules: list[th.nn.Module] = [policy.value_net, policy.mlp_extractor.value_net]
     if not policy.share_features_extractor:

@@ -13,6 +13,7 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -37,7 +38,8 @@ from sb3_ppo_plus.controllers import Controller, KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.policies import evaluate
 from sb3_ppo_plus.presets import apply_preset
-from sb3_ppo_plus.reference import check_same_spaces, freeze
+from sb3_ppo_plus.probe import Measurement
+from sb3_ppo_plus.reference import check_same_kind, freeze
 from sb3_ppo_plus.types import Coefficients, LossOptions
 from sb3_ppo_plus.update_data import UpdateData
 from sb3_ppo_plus.update_log import log_update
@@ -105,12 +107,13 @@ class PPOPlus(OnPolicyAlgorithm):
     :param recompute_advantages: recompute advantages and targets with the newer critic before each epoch but the first
     :param critic_learning_rate: number or schedule for the critic's own parameters, None for ``learning_rate``;
         parameters shared with the actor follow ``learning_rate``
-    :param critic_epochs: passes over the rollout after the update in which only the value loss is minimized
+    :param critic_epochs: passes over the rollout after the update in which only the critic learns
     :param reference_policy: policy to stay near while learning: path of a zip, model or policy; it is copied and frozen
     :param reference_kl_coef: number or schedule; weight of KL(new, reference), typically 0.01 to 1; larger keeps more
         of it
-    :param log_diagnostics: also log KL, entropies, ratios and gradient norms; costs one to two percent of an update
-    :raises InvalidArgument: when an argument cannot work, before an environment, a network or a buffer is made
+    :param log_diagnostics: also log KL, entropies, ratios and gradient norms; costs some percent of an update
+    :raises InvalidArgument: when an argument cannot work: before an environment is made where that can be told, and
+        in any case before a network or a buffer is
     """
 
     policy_aliases: ClassVar[dict[str, type[BasePolicy]]] = {
@@ -193,6 +196,8 @@ class PPOPlus(OnPolicyAlgorithm):
         if preset is not None:
             settings = apply_preset(preset, settings, _DEFAULTS)
         check_settings(settings)
+        if reference_policy is not None:
+            settings["reference_policy"] = freeze(reference_policy)
         super().__init__(**{name: settings[name] for name in _BASE_ARGUMENTS}, _init_setup_model=False)
         if self.env is not None:
             check_environment(settings, self.observation_space, self.action_space, self.n_envs)
@@ -203,12 +208,12 @@ class PPOPlus(OnPolicyAlgorithm):
         if _init_setup_model:
             self._setup_model()
 
-    # ------------------------------------------------------------------ set-up
-
     def _setup_model(self) -> None:
         """Build what the arguments describe. SB3's load() calls this after it restored the attributes."""
         check_settings(vars(self))
-        frozen = None if self.reference_policy is None else freeze(self.reference_policy)
+        if self.reference_policy is not None:
+            self.reference_policy = freeze(self.reference_policy)
+            check_same_kind(self.reference_policy, self)
         coefficients.setup_coefficients(self)
         # save() writes SB3's class, so that PPO.load needs nothing of this package
         default_class = DictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else RolloutBuffer
@@ -218,10 +223,8 @@ class PPOPlus(OnPolicyAlgorithm):
         self.rollout_buffer_class = buffer_class
         if self.critic_learning_rate is not None:
             optim.split_critic(self.policy)
-        if frozen is not None:
-            check_same_spaces(frozen, self.observation_space, self.action_space)
-            self._reference = frozen.build(self.device)
-        self.reference_policy = frozen
+        if self.reference_policy is not None:
+            self._reference = freeze(self.reference_policy, self.device)
 
     def _setup_lr_schedule(self) -> None:
         """SB3 sets the optimizer's rate from this schedule at every update, so a controller of the rate must be it."""
@@ -230,8 +233,6 @@ class PPOPlus(OnPolicyAlgorithm):
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         coefficients.tell_schedules(self)
-
-    # ------------------------------------------------------------------ the update
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """SB3 calls this once a step, before the row is added: the place to note what its buffer does not keep."""
@@ -246,6 +247,7 @@ class PPOPlus(OnPolicyAlgorithm):
         coefs, options = coefficients.read_coefficients(self), coefficients.loss_options(self)
         data = self._update_data(options)
         stop, metrics = KLStop(self.target_kl, self.kl_stop), UpdateMetrics()
+        overshot: Measurement | None = None
         for epoch in range(self.n_epochs):
             snapshot = update.Snapshot(self.policy) if stop.undoes_epochs else None
             data.start_epoch(epoch, self.policy)
@@ -254,12 +256,10 @@ class PPOPlus(OnPolicyAlgorithm):
             self._n_updates += 1
             if stop.checks_epochs:
                 stopped = stop.exceeded(metrics.epoch_mean("approx_kl"))
-            elif snapshot is not None and stop.exceeded(data.measure(self.policy).kl):
+            elif snapshot is not None and stop.exceeded((after := data.measure(self.policy)).kl):
                 snapshot.restore(self.policy)
-                metrics.undone_epochs = 1
-                stopped = True
-            if data.needs.row_kl:
-                self._move_learning_rate("epoch", metrics.epoch_mean("kl"))
+                metrics.undone_epochs, overshot, stopped = 1, after, True
+            self._move_learning_rate("epoch", metrics)
             if stopped:
                 logger.info(
                     "KL went beyond %.4g: update stopped in epoch %d of %d", stop.limit, epoch + 1, self.n_epochs
@@ -268,7 +268,8 @@ class PPOPlus(OnPolicyAlgorithm):
         self._train_critic(data, coefs, options)
         measured = data.measure(self.policy) if data.probe is not None else None
         log_update(self, coefs, metrics, measured)
-        coefficients.move_after_rollout(self, metrics, measured)
+        # an undone epoch left no KL behind: controllers follow what the update did before it was undone
+        coefficients.move_after_rollout(self, metrics, overshot or measured)
 
     def _update_data(self, options: LossOptions) -> UpdateData:
         assert self._last_episode_starts is not None
@@ -290,9 +291,7 @@ class PPOPlus(OnPolicyAlgorithm):
             metrics.add_terms(terms, row_kl=data.needs.row_kl, ratios=self.log_diagnostics)
             if stop.checks_minibatches and stop.exceeded(float(terms.approx_kl)):
                 return True
-            if data.needs.row_kl and metrics.gradient_steps > 0:
-                # before the first step of an update the KL is zero by construction and says nothing about the rate
-                self._move_learning_rate("minibatch", metrics.last("kl"))
+            self._move_learning_rate("minibatch", metrics)
             metrics.add_step(update.gradient_step(self.policy, terms.loss, self.max_grad_norm))
         return False
 
@@ -300,8 +299,6 @@ class PPOPlus(OnPolicyAlgorithm):
         for _ in range(self.critic_epochs):
             for batch in minibatches(self.rollout_buffer, self.batch_size, data.columns):
                 update.critic_step(self.policy, batch, coefs, options, self.max_grad_norm)
-
-    # ------------------------------------------------------------------ what moves
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
@@ -313,13 +310,11 @@ class PPOPlus(OnPolicyAlgorithm):
         critic_rate = None if self.critic_learning_rate is None else coefficients.value_of(self, "critic_learning_rate")
         optim.set_learning_rates(self.policy.optimizer, coefficients.value_of(self, "learning_rate"), critic_rate)
 
-    def _move_learning_rate(self, every: str, kl: float) -> None:
+    def _move_learning_rate(self, every: str, metrics: UpdateMetrics) -> None:
         controller = self._controllers.get("learning_rate")
         if controller is not None and controller.every == every:
-            controller.update(kl)
+            controller.update(metrics.kl_of_epoch() if every == "epoch" else metrics.kl_of_minibatch())
             self._set_learning_rates()
-
-    # ------------------------------------------------------------------ SB3's interface
 
     def learn(
         self: SelfPPOPlus,
@@ -364,9 +359,12 @@ class PPOPlus(OnPolicyAlgorithm):
         with atomic_path(path if Path(path).suffix else f"{os.fspath(path)}.zip") as temporary:
             super().save(temporary, exclude, include)
 
+    def _as_sb3s_optimizer(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.critic_learning_rate is None else optim.one_group(self.policy)
+
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """:return: state dicts of the policy and of its optimizer, the latter always with SB3's single group"""
-        with optim.one_group(self.policy):
+        with self._as_sb3s_optimizer():
             return super().get_parameters()
 
     def set_parameters(
@@ -379,7 +377,7 @@ class PPOPlus(OnPolicyAlgorithm):
         :param exact_match: whether every parameter must be there
         :param device: where the file's tensors are loaded to
         """
-        with optim.one_group(self.policy):
+        with self._as_sb3s_optimizer():
             super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:

@@ -57,7 +57,7 @@ class Probe:
 
     :param policy: current policy, before its first gradient step
     :param reference: frozen reference policy, if there is one
-    :param buffer: flattened rollout buffer
+    :param buffer: full rollout buffer
     :param valid: which rows count; None when all do [N * T]
     :param n_measured: number of rows, evenly spaced; None for all of them
     """
@@ -70,6 +70,7 @@ class Probe:
         valid: np.ndarray | None,
         n_measured: int | None,
     ) -> None:
+        flatten_rows(buffer)
         n_rows = buffer.buffer_size * buffer.n_envs
         self.rows = np.arange(n_rows)
         if n_measured is not None:
@@ -100,6 +101,8 @@ class Probe:
         return Measurement(kl, reference_kl, entropies)
 
     def _divergence(self, p: DistributionParams | None, q: DistributionParams | None, log_ratio: th.Tensor) -> float:
+        if self.mask is not None and not self.mask.any():
+            return float("nan")  # no row, no KL: a zero would move controllers
         per_row = k3_estimate(log_ratio) if p is None or q is None else exact_kl(p, q)
         return float(masked_mean(per_row, self.mask))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -17,40 +18,18 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_ppo_plus.errors import InvalidArgument
 
 
-class FrozenPolicy(NamedTuple):
-    """
-    All that rebuilds a policy, without torch objects, so that it can be saved with a model.
-
-    :param policy_class: class of the policy
-    :param arguments: what its constructor takes
-    :param parameters: its state dict as arrays
-    """
-
-    policy_class: type[ActorCriticPolicy]
-    arguments: dict[str, Any]
-    parameters: dict[str, np.ndarray]
-
-    def build(self, device: th.device) -> ActorCriticPolicy:
-        """
-        :param device: where the policy shall live
-        :return: the policy, in evaluation mode, its parameters without gradient
-        """
-        with generators_untouched():
-            policy = self.policy_class(**self.arguments).to(device)
-        policy.load_state_dict({name: th.as_tensor(array) for name, array in self.parameters.items()})
-        policy.set_training_mode(False)
-        return policy.requires_grad_(False)
-
-
-def freeze(source: Any) -> FrozenPolicy:
+def freeze(source: Any, device: th.device | str = "cpu") -> ActorCriticPolicy:
     """
     Copy a policy, so that training the original does not move the reference.
 
-    :param source: path of a zip saved by PPOPlus or by SB3's PPO, a model, a policy, or a :class:`FrozenPolicy`
-    :return: the copy
+    The copy is of the module itself: what SB3 can rebuild a policy from leaves out ``share_features_extractor`` and the
+    arguments of policies that users wrote.
+
+    :param source: path of a zip saved by PPOPlus or by SB3's PPO, a model, or a policy
+    :param device: where the copy shall live
+    :return: the policy in evaluation mode, its parameters without gradient, without its optimizer
+    :raises InvalidArgument: when there is no policy to copy
     """
-    if isinstance(source, FrozenPolicy):
-        return source
     if isinstance(source, (str, os.PathLike)):
         source = _load(source)
     policy = source.policy if isinstance(source, BaseAlgorithm) else source
@@ -59,32 +38,37 @@ def freeze(source: Any) -> FrozenPolicy:
             f"reference_policy={source!r} must be the path of a saved model, a PPOPlus or PPO model, or an actor-critic"
             " policy"
         )
-    parameters = {name: tensor.detach().cpu().numpy().copy() for name, tensor in policy.state_dict().items()}
-    return FrozenPolicy(type(policy), policy._get_constructor_parameters(), parameters)
+    skipped = {id(policy.action_dist): _without_graph(policy.action_dist), id(getattr(policy, "optimizer", None)): None}
+    frozen: ActorCriticPolicy = copy.deepcopy(policy, skipped)
+    frozen.set_training_mode(False)
+    return frozen.requires_grad_(False).to(device)
 
 
-def check_same_spaces(frozen: FrozenPolicy, observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def check_same_kind(reference: ActorCriticPolicy, model: BaseAlgorithm) -> None:
     """
     Refuse a reference policy that was trained for something else.
 
-    :param frozen: the reference policy
-    :param observation_space: observation space of the model
-    :param action_space: action space of the model
+    :param reference: the frozen policy
+    :param model: the model that shall stay near it; its spaces are known, its networks need not be
+    :raises InvalidArgument: when spaces differ, or one squashes its actions and the other does not
     """
-    for name, wanted in (("observation_space", observation_space), ("action_space", action_space)):
-        given = frozen.arguments[name]
+    for name in ("observation_space", "action_space"):
+        given, wanted = getattr(reference, name), getattr(model, name)
         if given != wanted:
             raise InvalidArgument(
                 f"reference_policy has {name} {given}, but the environment has {wanted}; they must be equal"
             )
+    squashes = bool((model.policy_kwargs or {}).get("squash_output", False))
+    if isinstance(reference.action_space, spaces.Box) and reference.squash_output != squashes:
+        raise InvalidArgument(
+            f"reference_policy has squash_output={reference.squash_output}, the model squash_output={squashes}: their "
+            "actions live in different spaces and have no KL; train both alike"
+        )
 
 
 @contextmanager
 def generators_untouched() -> Iterator[None]:
-    """
-    Put the generators of python, numpy and torch back: building a network draws numbers, SB3's load() reseeds all
-    three.
-    """
+    """Put the generators of python, numpy and torch back: SB3's load() reseeds all three."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 (SB3 draws from the global generator)
     with th.random.fork_rng():
         try:
@@ -92,6 +76,20 @@ def generators_untouched() -> Iterator[None]:
         finally:
             random.setstate(states[0])
             np.random.set_state(states[1])  # noqa: NPY002
+
+
+def _without_graph(distribution: Any) -> Any:
+    """
+    A copy of an action distribution without what its last use left there: tensors that hang in a graph cannot be
+    copied.
+    """
+    clean = copy.copy(distribution)
+    for name, value in list(vars(clean).items()):
+        if isinstance(value, th.Tensor):
+            setattr(clean, name, value.detach().clone())
+        elif name in ("distribution", "weights_dist"):
+            setattr(clean, name, None)
+    return clean
 
 
 def _load(path: str | os.PathLike[str]) -> BaseAlgorithm:

@@ -91,6 +91,10 @@ class BaseSchedule:
             )
         return self.value_at(progress=progress_remaining, num_timesteps=self.num_timesteps or 0)
 
+    def __getstate__(self) -> dict[str, Any]:
+        # a count that was saved would stand still under SB3's PPO, which never tells it; PPOPlus tells it when it loads
+        return {**self.__dict__, "num_timesteps": None}
+
     def value_at(self, *, progress: float | None = None, num_timesteps: int | None = None) -> float:
         """
         The value at a given moment; a pure function that neither reads nor changes the stored step count.

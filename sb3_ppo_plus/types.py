@@ -116,7 +116,7 @@ class LossTerms(NamedTuple):
     :param clip_fraction: share of rows whose ratio lies outside the clip range
     :param kl: KL(old, new), exact where the distribution is known; None unless it was asked for
     :param reference_kl: KL(new, reference), None unless it was asked for
-    :param ratio: probability ratio of each row [B]
+    :param ratio: probability ratio of each row, 1 where the row does not count [B]
     """
 
     loss: th.Tensor

@@ -12,6 +12,7 @@ from sb3_ppo_plus import losses
 from sb3_ppo_plus.advantages import standardize
 from sb3_ppo_plus.distributions import exact_kl
 from sb3_ppo_plus.losses import masked_mean
+from sb3_ppo_plus.policies import critic_parameters
 from sb3_ppo_plus.types import Coefficients, LossOptions, LossTerms, Minibatch, PolicyOutputs
 
 
@@ -54,6 +55,8 @@ def ppo_loss(outputs: PolicyOutputs, batch: Minibatch, coefs: Coefficients, opti
     with th.no_grad():
         approx_kl = masked_mean(losses.k3_estimate(log_ratio, ratio), mask)
         clip_fraction = masked_mean(losses.outside_clip_range(ratio, coefs.clip_low, coefs.clip_high), mask)
+    if mask is not None:
+        ratio = th.where(mask, ratio, 1.0)
     return LossTerms(loss, policy_loss, value_loss, entropy_loss, approx_kl, clip_fraction, kl, reference_kl, ratio)
 
 
@@ -143,9 +146,10 @@ def critic_step(
     policy: ActorCriticPolicy, batch: Minibatch, coefs: Coefficients, options: LossOptions, max_grad_norm: float
 ) -> None:
     """
-    A gradient step on the value loss alone.
+    A gradient step on the value loss alone, for the critic's own parameters: what the actor shares stays as it is, so
+    that the policy does not move.
 
-    :param policy: policy with its optimizer; parameters that the value loss does not reach are not moved
+    :param policy: policy with its optimizer
     :param batch: the minibatch
     :param coefs: the numbers of this update
     :param options: the shape of the loss
@@ -153,7 +157,13 @@ def critic_step(
     """
     batch = without_invalid_rows(batch)
     values = policy.predict_values(batch.observations).flatten()
-    gradient_step(policy, coefs.vf_coef * _value_loss(values, batch, coefs, options), max_grad_norm)
+    loss = coefs.vf_coef * _value_loss(values, batch, coefs, options)
+    parameters = critic_parameters(policy)
+    policy.optimizer.zero_grad()
+    for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters), strict=True):
+        parameter.grad = gradient
+    th.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
+    policy.optimizer.step()
 
 
 class Snapshot:

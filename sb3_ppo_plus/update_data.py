@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -59,11 +60,12 @@ class UpdateData:
         self.needs = needs
         valid = None if buffer.valid.all() else flat(buffer.valid)
         self.columns = Columns(valid, buffer.device)
-        if needs.row_kl or needs.rollout_kl or needs.diagnostic_rows or reference is not None:
-            flatten_rows(buffer)
         all_rows = needs.row_kl or needs.rollout_kl or reference is not None
-        n_measured = None if all_rows else needs.diagnostic_rows
-        self.probe = Probe(policy, reference, buffer, valid, n_measured) if all_rows or n_measured else None
+        self.probe: Probe | None = None
+        if all_rows:
+            self.probe = Probe(policy, reference, buffer, valid, None)
+        elif needs.diagnostic_rows:
+            self.probe = _diagnostic_probe(policy, buffer, valid, needs.diagnostic_rows)
         if self.probe is not None and needs.row_kl:
             self.columns.old_distribution = self.probe.distribution
         if self.probe is not None and reference is not None:
@@ -106,3 +108,17 @@ class UpdateData:
 
     def _column(self, array: np.ndarray) -> th.Tensor:
         return th.as_tensor(flat(array), device=self.buffer.device)
+
+
+def _diagnostic_probe(
+    policy: ActorCriticPolicy, buffer: RolloutBuffer, valid: np.ndarray | None, n_rows: int
+) -> Probe | None:
+    """What nothing steers by must never stop a training that SB3's PPO can do."""
+    try:
+        return Probe(policy, None, buffer, valid, n_rows)
+    except Exception as error:
+        warnings.warn(
+            f"log_diagnostics cannot measure {type(policy).__name__} on {type(buffer).__name__} ({error!r}); training "
+            "goes on without train/kl and train/entropy_*. Pass log_diagnostics=False to silence this"
+        )
+        return None

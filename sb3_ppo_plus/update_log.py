@@ -8,6 +8,7 @@ import numpy as np
 import torch as th
 from stable_baselines3.common.utils import explained_variance
 
+from sb3_ppo_plus.buffers import RowsMixin, flat
 from sb3_ppo_plus.coefficients import value_of
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.probe import Measurement
@@ -42,6 +43,7 @@ def log_update(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, meas
 def _log_like_sb3(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, scalars: dict[str, np.ndarray]) -> None:
     record = model.logger.record
     buffer = model.rollout_buffer
+    assert isinstance(buffer, RowsMixin)
     record("train/entropy_loss", _mean(-scalars["entropy"]))
     record("train/policy_gradient_loss", _mean(scalars["policy_loss"]))
     record("train/value_loss", _mean(scalars["value_loss"]))
@@ -50,7 +52,10 @@ def _log_like_sb3(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, s
     record("train/clip_fraction", _mean(scalars["clip_fraction"]))
     # of the last minibatch, which an early stop skipped
     record("train/loss", float(scalars["loss"][-1]))
-    record("train/explained_variance", explained_variance(buffer.values.flatten(), buffer.returns.flatten()))
+    valid = slice(None) if buffer.valid.all() else flat(buffer.valid)
+    record(
+        "train/explained_variance", explained_variance(buffer.values.flatten()[valid], buffer.returns.flatten()[valid])
+    )
     if hasattr(model.policy, "log_std"):
         record("train/std", th.exp(model.policy.log_std).mean().item())
     # counts epochs, as in SB3; gradient steps are train/gradient_steps
@@ -89,9 +94,10 @@ def _log_diagnostics(model: PPOPlus, metrics: UpdateMetrics, scalars: dict[str, 
     if "grad_norm" in scalars:
         record("train/grad_norm", _mean(scalars["grad_norm"]), exclude=_FILES_ONLY)
         record("train/grad_norm_max", float(scalars["grad_norm"].max()), exclude=_FILES_ONLY)
-    if "ratio_min" in scalars:
-        record("train/ratio_min", float(scalars["ratio_min"].min()), exclude=_FILES_ONLY)
-        record("train/ratio_max", float(scalars["ratio_max"].max()), exclude=_FILES_ONLY)
+    extremes = metrics.ratio_extremes()
+    if extremes is not None:
+        record("train/ratio_min", extremes[0], exclude=_FILES_ONLY)
+        record("train/ratio_max", extremes[1], exclude=_FILES_ONLY)
         for epoch, values in enumerate(metrics.by_epoch(scalars["approx_kl"])):
             record(f"train/approx_kl_epoch_{epoch}", _mean(values), exclude=_FILES_ONLY)
 

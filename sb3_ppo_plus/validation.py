@@ -19,7 +19,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.losses import VF_LOSSES
 from sb3_ppo_plus.schedules import check_schedule, is_constant, parse_schedule
 
-ACTION_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
+SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
 
 
 def check_settings(settings: Mapping[str, Any]) -> None:
@@ -50,11 +50,18 @@ def check_environment(settings: Mapping[str, Any], observation_space: Any, actio
     :param n_envs: N
     :raises InvalidArgument: for a space or a rollout size that cannot work
     """
-    if not isinstance(action_space, ACTION_SPACES):
+    if not isinstance(action_space, SUPPORTED_SPACES):
         raise InvalidArgument(
-            f"The algorithm only supports {', '.join(space.__name__ for space in ACTION_SPACES)} as action spaces but "
-            f"{action_space} was provided; flatten it with a wrapper into a Box or MultiDiscrete space"
+            f"The algorithm only supports {', '.join(space.__name__ for space in SUPPORTED_SPACES)} as action spaces "
+            f"but {action_space} was provided; flatten it with a wrapper into a Box or MultiDiscrete space"
         )
+    parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
+    for part in parts:
+        if not isinstance(part, SUPPORTED_SPACES):
+            raise InvalidArgument(
+                f"observation space {part} is not supported; SB3's policies take Box, Discrete, MultiDiscrete, "
+                "MultiBinary and Dict spaces of these: flatten it, e.g. with gymnasium.wrappers.FlattenObservation"
+            )
     n_steps, batch_size = settings["n_steps"], settings["batch_size"]
     rollout = n_steps * n_envs
     if settings["normalize_advantage"] and settings["advantage_scope"] != "none" and rollout <= 1:
@@ -180,8 +187,8 @@ def _check_controllers(s: Mapping[str, Any]) -> None:
         if name in s.get("controller_state", {}):
             continue  # a loaded model goes on from there, wherever it once started
         value = start(1.0) if callable(start) else start
-        if name == "ent_coef" and value == 0.0:
-            continue  # SB3's default; the controller begins at its min_value
+        if name == "ent_coef" and 0.0 <= value < controller.min_value:
+            continue  # SB3's default is 0; the controller begins at its min_value
         if value == 0.0:
             raise InvalidArgument(
                 f"controllers[{name!r}] multiplies, and {name}=0 stays 0; give a start such as {name}=1.0"

@@ -166,7 +166,7 @@ def test_kl_stop() -> None:
     assert stop.checks_minibatches and not stop.checks_epochs and not stop.undoes_epochs
     assert not stop.exceeded(float(np.float32(0.03)))  # 1.5 * 0.02, as in SB3 strictly greater, in single precision
     assert stop.exceeded(0.0301)
-    assert stop.exceeded(float("nan"))
+    assert not stop.exceeded(float("nan"))
     never = KLStop(None, "minibatch")
     assert not never.checks_minibatches and not never.exceeded(1e9)
 

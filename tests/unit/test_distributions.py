@@ -77,6 +77,20 @@ def test_certain_binary_actions_stay_finite(logit: float) -> None:
     assert th.isfinite(p.entropy()).all()
 
 
+def test_impossible_categories_add_nothing() -> None:
+    """A policy that masks actions gives them logits of -inf: 0 * (-inf + inf) must not become NaN, nor its gradient."""
+    inf = float("inf")
+    old = CategoricalParams(th.tensor([[0.0, 0.0, -inf]]), (3,))
+    logits = th.tensor([[math.log(3), 0.0, -inf]], requires_grad=True)
+    new = CategoricalParams(logits, (3,))
+    # (1/2, 1/2, 0) against (3/4, 1/4, 0): 0.5 ln(0.5/0.75) + 0.5 ln(0.5/0.25)
+    kl = old.kl(new)
+    assert kl.item() == pytest.approx(0.5 * math.log(2 / 3) + 0.5 * math.log(2))
+    assert old.entropy().item() == pytest.approx(math.log(2))
+    (kl.sum() + new.entropy().sum()).backward()
+    assert logits.grad is not None and th.isfinite(logits.grad).all()
+
+
 def sb3_distribution(space: spaces.Space, seed: int, use_sde: bool = False) -> Distribution:
     th.manual_seed(seed)
     distribution = make_proba_distribution(space, use_sde=use_sde)

@@ -165,7 +165,10 @@ def test_copies_and_configs_are_equal(schedule: BaseSchedule) -> None:
         schedule.set_num_timesteps(400)
     for twin in (copy.deepcopy(schedule), pickle.loads(pickle.dumps(schedule))):
         assert twin == schedule
-        assert twin.num_timesteps == schedule.num_timesteps
+        # where the run stands is the model's to tell: a count that was saved would stand still under SB3's PPO
+        assert twin.num_timesteps is None
+        if schedule.unit == "steps":
+            twin.set_num_timesteps(400)
         assert twin(0.3) == schedule(0.3)
     assert parse_schedule(schedule.to_config(), "learning_rate") == schedule
     assert eval(repr(schedule)) == schedule

@@ -174,16 +174,31 @@ def test_metrics_make_one_transfer_and_keep_epochs_apart() -> None:
     assert metrics.gradient_steps == 5
     assert [len(values) for values in metrics.by_epoch(scalars["loss"])] == [3, 2]
     assert scalars["grad_norm"].tolist() == [0, 1, 2, 0, 1]
-    assert scalars["ratio_min"].tolist() == [0.5] * 5
-    assert scalars["ratio_max"].tolist() == pytest.approx([1.5] * 5)
+    assert metrics.ratio_extremes() == pytest.approx((0.5, 1.5))
     # without an exact KL the minibatch's KL is the estimate
     assert scalars["kl"].tolist() == scalars["approx_kl"].tolist()
     assert metrics.epoch_mean("approx_kl") == pytest.approx(float(scalars["approx_kl"][3:].mean()))
     assert metrics.mean("entropy") == pytest.approx(0.5)
 
 
+def test_kl_before_the_first_step_is_no_signal() -> None:
+    """It is zero by construction: an adaptive rate that counted it would rise whatever the policy does."""
+    metrics = UpdateMetrics()
+    metrics.start_epoch()
+    for kl in (0.0, 0.02, 0.04):
+        metrics.add_terms(loss()._replace(kl=th.tensor(kl)), row_kl=True, ratios=False)
+        if kl == 0.0:
+            assert math.isnan(metrics.kl_of_minibatch()) and math.isnan(metrics.kl_of_epoch())
+    assert metrics.kl_of_minibatch() == pytest.approx(0.04)
+    assert metrics.kl_of_epoch() == pytest.approx(0.03)  # (0.02 + 0.04) / 2
+    metrics.start_epoch()
+    metrics.add_terms(loss()._replace(kl=th.tensor(0.06)), row_kl=True, ratios=False)
+    assert metrics.kl_of_epoch() == pytest.approx(0.06)
+
+
 def test_metrics_of_an_update_without_a_minibatch() -> None:
     metrics = UpdateMetrics()
     metrics.start_epoch()
     assert metrics.collect() == {}
+    assert metrics.ratio_extremes() is None
     assert math.isnan(metrics.epoch_mean("kl")) and math.isnan(metrics.mean("entropy"))
