@@ -19,8 +19,9 @@ def check_same_shape(**tensors: th.Tensor) -> None:
 
     :param tensors: tensors by name, all of which must be [B]
     """
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 1 for shape in shapes.values()):
+    shape, *others = [tensor.shape for tensor in tensors.values()]
+    if len(shape) != 1 or any(other != shape for other in others):
+        shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
         raise ValueError(f"losses take tensors of one shape [B], got {shapes}; flatten them first")
 
 
