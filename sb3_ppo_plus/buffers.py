@@ -76,6 +76,13 @@ class RowsMixin(_Base):
         # the class was made at run time: pickle finds the user's class, which is imported, and makes it again
         return _unpickled, (type(self).__mro__[2],), self.__dict__
 
+    def drawn_rows(self) -> np.ndarray | None:
+        """
+        :return: the rows that were drawn last [B], once; None when there were none since
+        """
+        rows, self.rows = self.rows, None
+        return rows
+
     def _get_samples(self, batch_inds: np.ndarray, env: Any = None) -> Any:
         self.rows = batch_inds
         return super()._get_samples(batch_inds, env)
@@ -160,9 +167,9 @@ def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Ite
     """
     assert isinstance(buffer, RowsMixin)
     discrete = isinstance(buffer.action_space, spaces.Discrete)
-    buffer.rows = None  # a get() that does not draw through _get_samples must not inherit somebody else's rows
+    buffer.drawn_rows()  # a get() that does not draw through _get_samples must not inherit somebody else's rows
     for samples in buffer.get(batch_size):
-        rows, buffer.rows = buffer.rows, None
+        rows = buffer.drawn_rows()
         if columns.valid is not None and rows is not None and not columns.valid[rows].any():
             continue
         yield columns.minibatch(samples, rows, discrete)
