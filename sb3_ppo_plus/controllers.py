@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -22,7 +23,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 EVERY = ("minibatch", "epoch", "rollout")
 
 
-class Controller:
+class Controller(ABC):
     """
     A bounded number and the rule that moves it.
 
@@ -73,8 +74,9 @@ class Controller:
             self.start_at(self._next(signal))
         return self.value
 
+    @abstractmethod
     def _next(self, signal: float) -> float:
-        raise NotImplementedError
+        """The value that the rule wants next, before the bounds."""
 
     def state_dict(self) -> dict[str, float]:
         """:return: everything that changed since construction, as plain numbers"""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch as th
+from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.logger import KVWriter, Logger
+from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus import PPOPlus
 
@@ -74,3 +77,37 @@ def assert_same_tensors(one: BaseAlgorithm, other: BaseAlgorithm) -> None:
 def same_number(a: Any, b: Any) -> bool:
     """Equal, with NaN equal to NaN."""
     return bool(a == b or (np.isnan(a) and np.isnan(b)))
+
+
+class Critic(ActorCriticPolicy):
+    """Its opinion is a constant, so that targets have a closed form."""
+
+    def __init__(self, *args: Any, opinion: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.opinion = opinion
+
+    def forward(self, obs: Any, deterministic: bool = False) -> Any:
+        actions, values, log_prob = super().forward(obs, deterministic)
+        return actions, th.full_like(values, self.opinion), log_prob
+
+    def predict_values(self, obs: Any) -> th.Tensor:
+        return th.full_like(super().predict_values(obs), self.opinion)
+
+
+class OneReward(gym.Env):
+    """A reward of 1 in every step; cut off by a time limit, never terminal."""
+
+    observation_space = spaces.Box(-1, 1, (1,))
+    action_space = spaces.Box(-1, 1, (1,))
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.t = 0
+        return np.zeros(1, dtype=np.float32), {}
+
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        return np.zeros(1, dtype=np.float32), 1.0, False, self.t == self.limit, {}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import learn_and_record, make_model, tensors_of
+from helpers import Critic, OneReward, learn_and_record, make_model, tensors_of
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.envs import (
@@ -21,7 +21,6 @@ from stable_baselines3.common.envs import (
     IdentityEnvMultiDiscrete,
     SimpleMultiObsEnv,
 )
-from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.buffers import INVALID_ROW, RowsMixin, flat, flatten_rows, unflat
@@ -351,46 +350,14 @@ def test_recomputation_with_the_same_critic_gives_the_same_advantages() -> None:
     np.testing.assert_allclose(returns, unflat(buffer.returns, 450), rtol=1e-3, atol=1e-2)
 
 
-class ConstantCritic(ActorCriticPolicy):
-    """Says the same value everywhere, so that recomputed advantages have a closed form."""
-
-    constant = 0.0
-
-    def forward(self, obs: Any, deterministic: bool = False) -> Any:
-        actions, values, log_prob = super().forward(obs, deterministic)
-        return actions, th.full_like(values, self.constant), log_prob
-
-    def predict_values(self, obs: Any) -> th.Tensor:
-        return th.full_like(super().predict_values(obs), self.constant)
-
-
-class OneReward(gym.Env):
-    """A reward of 1 in each step, cut off after five steps."""
-
-    observation_space = spaces.Box(-1, 1, (1,))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.t = 0
-        return np.zeros(1, dtype=np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.t += 1
-        return np.zeros(1, dtype=np.float32), 1.0, False, self.t == 5, {}
-
-
 def test_recomputation_with_a_newer_critic_bootstraps_truncations_with_it() -> None:
     """A critic that learned the true value 1 / (1 - gamma) = 10 sees no advantage, at the truncations neither."""
-    arguments = {"policy": ConstantCritic, "env": OneReward(), "n_steps": 20, "batch_size": 20, "gamma": 0.9}
-    model = make_model(**arguments, learning_rate=0.0, recompute_advantages=True)
+    arguments = {"policy": Critic, "env": OneReward(limit=5), "n_steps": 20, "batch_size": 20, "gamma": 0.9}
+    model = make_model(**arguments, policy_kwargs={"opinion": 0.0}, learning_rate=0.0, recompute_advantages=True)
     model.learn(20)
     again = AdvantageRecomputation(model.policy, model.rollout_buffer, model._last_obs, model._last_episode_starts)
-    ConstantCritic.constant = 10.0
-    try:
-        advantages, returns = again(model.policy)
-    finally:
-        ConstantCritic.constant = 0.0
+    model.policy.opinion = 10.0
+    advantages, returns = again(model.policy)
     np.testing.assert_allclose(advantages, 0.0, atol=1e-5)
     np.testing.assert_allclose(returns, 10.0, atol=1e-5)
 

@@ -11,13 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from gymnasium import spaces
+from helpers import Critic, OneReward
 from stable_baselines3.common.buffers import RolloutBuffer
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from sb3_ppo_plus import PPOPlus, probe
@@ -26,40 +24,6 @@ from sb3_ppo_plus.probe import AdvantageRecomputation
 
 GAMMA, STEPS = 0.9, 20
 FOR_EVER = 1 / (1 - GAMMA)  # the value of a reward of 1 in every step
-
-
-class Critic(ActorCriticPolicy):
-    """Its opinion is a constant, so that targets have a closed form."""
-
-    def __init__(self, *args: Any, opinion: float, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.opinion = opinion
-
-    def forward(self, obs: Any, deterministic: bool = False) -> Any:
-        actions, values, log_prob = super().forward(obs, deterministic)
-        return actions, th.full_like(values, self.opinion), log_prob
-
-    def predict_values(self, obs: Any) -> th.Tensor:
-        return th.full_like(super().predict_values(obs), self.opinion)
-
-
-class OneReward(gym.Env):
-    """A reward of 1 in every step; cut off by a time limit, never terminal."""
-
-    observation_space = spaces.Box(-1, 1, (1,))
-    action_space = spaces.Box(-1, 1, (1,))
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-
-    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
-        super().reset(seed=seed)
-        self.t = 0
-        return np.zeros(1, dtype=np.float32), {}
-
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict]:
-        self.t += 1
-        return np.zeros(1, dtype=np.float32), 1.0, False, self.t == self.limit, {}
 
 
 class Mutants:
