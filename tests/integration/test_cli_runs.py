@@ -272,8 +272,15 @@ def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "sb3_ppo_plus", *words, "--run-dir", str(tmp_path), *SMALL]
     log = tmp_path / "log.txt"
     with open(log, "w") as file:
-        # Its own group, as a terminal gives it: Ctrl-C reaches the workers as well.
-        process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+        # Its own group, as a terminal gives it: Ctrl-C reaches the workers as well. A shell's background job, which the
+        # tests may run in, ignores SIGINT and hands that down.
+        process = subprocess.Popen(
+            command,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
         try:
             progress = tmp_path / "CartPole-v1_1" / "progress.csv"
             deadline = time.monotonic() + 120
