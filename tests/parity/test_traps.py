@@ -34,8 +34,8 @@ def seen_terms(monkeypatch: pytest.MonkeyPatch) -> list[LossTerms]:
 
 def test_approx_kl_is_the_last_epochs_and_clip_fraction_all_epochs(seen_terms: list[LossTerms]) -> None:
     dumps = learn_and_record(make_model(n_epochs=4, learning_rate=1e-2), 64)
-    kls = np.array([float(terms.approx_kl) for terms in seen_terms])
-    fractions = [float(terms.clip_fraction) for terms in seen_terms]
+    kls = np.array([terms.approx_kl.item() for terms in seen_terms])
+    fractions = [terms.clip_fraction.item() for terms in seen_terms]
     assert len(kls) == 8
     assert dumps[-1]["train/approx_kl"] == pytest.approx(kls[-2:].mean())
     assert dumps[-1]["train/approx_kl"] != pytest.approx(kls.mean())
@@ -48,7 +48,7 @@ def test_approx_kl_is_the_last_epochs_and_clip_fraction_all_epochs(seen_terms: l
 def test_logged_loss_is_that_of_the_skipped_minibatch(seen_terms: list[LossTerms]) -> None:
     dumps = learn_and_record(make_model(n_epochs=5, target_kl=1e-7), 64)
     assert len(seen_terms) == 2  # one stepped, one that ended the update
-    assert dumps[-1]["train/loss"] == float(seen_terms[-1].loss)
+    assert dumps[-1]["train/loss"] == seen_terms[-1].loss.item()
     assert dumps[-1]["train/gradient_steps"] == 1
 
 
