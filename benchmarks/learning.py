@@ -16,6 +16,7 @@ import json
 import time
 import warnings
 from collections.abc import Callable
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ EVERYTHING: dict[str, Any] = {
 def sb3(env: Any, arguments: dict[str, Any]) -> BaseAlgorithm:
     """SB3's PPO, whose schedules must be callables."""
     scheduled = {name: parse_schedule(arguments[name], name) for name in ("learning_rate", "clip_range")}
-    own = {name: value for name, value in arguments.items() if name in PPO.__init__.__code__.co_varnames}
+    own = {name: value for name, value in arguments.items() if name in signature(PPO).parameters}
     return PPO(env=env, **{**own, **scheduled})
 
 

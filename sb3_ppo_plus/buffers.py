@@ -122,16 +122,15 @@ class Columns:
         self.reference_distribution: DistributionParams | None = None
         self.reference_log_prob: th.Tensor | None = None
 
-    def minibatch(self, samples: Any, rows: np.ndarray | None, discrete: bool) -> Minibatch:
+    def minibatch(self, samples: Any, actions: th.Tensor, rows: np.ndarray | None) -> Minibatch:
         """
         Join a buffer's samples with the columns.
 
         :param samples: SB3's RolloutBufferSamples or DictRolloutBufferSamples
+        :param actions: their actions as the policy takes them
         :param rows: their row indices [B]
-        :param discrete: whether the action space is Discrete, whose actions the policy takes as integers [B]
         :return: the minibatch
         """
-        actions = samples.actions.long().flatten() if discrete else samples.actions
         batch = Minibatch(
             samples.observations,
             actions,
@@ -166,13 +165,12 @@ def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Ite
     :return: minibatches of [B] rows
     """
     assert isinstance(buffer, RowsMixin)
-    discrete = isinstance(buffer.action_space, spaces.Discrete)
     buffer.drawn_rows()  # a get() that does not draw through _get_samples must not inherit somebody else's rows
     for samples in buffer.get(batch_size):
         rows = buffer.drawn_rows()
         if columns.valid is not None and rows is not None and not columns.valid[rows].any():
             continue
-        yield columns.minibatch(samples, rows, discrete)
+        yield columns.minibatch(samples, _policy_actions(buffer, samples), rows)
 
 
 def flatten_rows(buffer: RolloutBuffer) -> None:
@@ -221,7 +219,11 @@ def observations_at(buffer: RolloutBuffer, rows: np.ndarray) -> tuple[Observatio
     :return: observations [B, O] and actions [B, A], [B] for Discrete
     """
     samples = buffer._get_samples(rows)
-    actions = samples.actions
+    return samples.observations, _policy_actions(buffer, samples)
+
+
+def _policy_actions(buffer: RolloutBuffer, samples: Any) -> th.Tensor:
+    """Buffers hold floats; policies take the actions of a Discrete space as integers [B]."""
     if isinstance(buffer.action_space, spaces.Discrete):
-        actions = actions.long().flatten()
-    return samples.observations, actions
+        return samples.actions.long().flatten()
+    return samples.actions

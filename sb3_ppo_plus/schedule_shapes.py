@@ -8,6 +8,7 @@ here are that, and data as well: comparable, picklable, readable, with a plain m
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from itertools import pairwise
@@ -36,7 +37,7 @@ def _steps(name: str, value: Any) -> int:
 
 
 @dataclass(repr=False)
-class BaseSchedule:
+class BaseSchedule(ABC):
     """
     What all schedules share: the axis on which they are drawn, and a warm-up.
 
@@ -150,8 +151,9 @@ class BaseSchedule:
         own_first = sorted(pairs, key=lambda name: name in BaseSchedule.__dataclass_fields__)
         return {name: pairs[name][0] for name in own_first if pairs[name][0] != pairs[name][1]}
 
+    @abstractmethod
     def _curve(self, position: float) -> float:
-        raise NotImplementedError(f"{type(self).__name__} must define the value at a position")
+        """The value at a position, warm-up left aside."""
 
     def _corners(self) -> list[float]:
         return []
