@@ -1,4 +1,4 @@
-"""Teach a robot to run in about two minutes on two cores; shows the return before and after, and films the result."""
+"""Teach a robot to run in about two minutes on two cores; shows the return before and after, and videos the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 
 def main(argv: list[str] | None = None) -> int:
     """
-    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate and film the result.
+    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate and video the result.
 
     :param argv: words of the command line, None for those of this process
     :return: exit code
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     folder = result.folder.path
     print("\nthe best model, on 20 new episodes:")
-    return ppo_plus(["eval", str(folder), "--film", str(folder / "film.gif")])
+    return ppo_plus(["eval", str(folder), "--video", str(folder / "video.gif")])
 
 
 if __name__ == "__main__":

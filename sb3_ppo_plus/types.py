@@ -16,6 +16,30 @@ from sb3_ppo_plus.distributions import DistributionParams
 Observations = th.Tensor | dict[str, th.Tensor]
 
 
+class TensorStep(NamedTuple):
+    """
+    What a vectorized environment answers to one action per environment, all of it on the environment's device.
+
+    An environment that ended is already reset: ``obs`` is the first observation of its next episode and ``final_obs``
+    the last one of the old. Both flags may be set together; ``terminated`` then decides, nothing is bootstrapped.
+
+    :param obs: observations to act on next [N, O], or a mapping of such tensors
+    :param rewards: rewards of the step, float32 [N]
+    :param terminated: True where the episode ended by the task's own rule [N]
+    :param truncated: True where it was cut off, by a time limit for example [N]
+    :param final_obs: observations before any reset, full size: equal to ``obs`` where nothing ended [N, O]
+    :param stats: figures of the step by name: reward terms, positions, ``episode_return`` and ``episode_length`` so far;
+        of the old episode where one ended [N] or [N, ...]
+    """
+
+    obs: Observations
+    rewards: th.Tensor
+    terminated: th.Tensor
+    truncated: th.Tensor
+    final_obs: Observations
+    stats: dict[str, th.Tensor]
+
+
 class PolicyOutputs(NamedTuple):
     """
     What the current policy says about a minibatch.

@@ -173,6 +173,11 @@ def lazy_exports(source: str) -> dict[str, str]:
     return {}
 
 
+def is_facade(module: str, sources: Sources) -> bool:
+    """Say whether a package only names what is below it, and imports that on first use."""
+    return "_EXPORTS = {" in sources[module] and any(name.startswith(module + ".") for name in sources)
+
+
 def reachable(module: str, sources: Sources) -> set[str]:
     """Collect all modules that importing a module brings in, directly or not."""
     seen, waiting = set(), [module]
@@ -198,6 +203,8 @@ def wrong_direction(sources: Sources) -> list[str]:
         level = level_of(module)
         for name, line in own_imports(module, sources):
             other = level_of(name)
+            if is_facade(module, sources) and within(name, (module,)):
+                continue
             if None not in (level, other) and other > level:
                 found.append(f"{module}:{line}: {LEVELS[level][0]!r} imports {name} of {LEVELS[other][0]!r}")
     return found
@@ -341,6 +348,8 @@ VIOLATIONS: list[tuple[Callable[[Sources], list[str]], Sources]] = [
             "": LAZY,
         },
     ),
+    (wrong_direction, {"envs": "_EXPORTS = {}\nimport sb3_ppo_plus.ppo_plus", "envs.base": "", "ppo_plus": ""}),
+    (wrong_direction, {"envs": "import sb3_ppo_plus.envs.unity", "envs.unity": ""}),
     (wrong_library, {"losses": "import stable_baselines3.common"}),
     (wrong_library, {"atomic": "import torch as th"}),
     (wrong_library, {"callbacks": "from rich.table import Table"}),
@@ -365,6 +374,13 @@ VIOLATIONS: list[tuple[Callable[[Sources], list[str]], Sources]] = [
 ALLOWED: list[tuple[Callable[[Sources], list[str]], Sources]] = [
     (wrong_direction, {"buffers": "from sb3_ppo_plus.losses import masked_mean", "losses": ""}),
     (wrong_direction, {"runs.config": "import sb3_ppo_plus", "": ""}),
+    (
+        wrong_direction,
+        {
+            "envs": "_EXPORTS = {}\nif TYPE_CHECKING:\n    from sb3_ppo_plus.envs.unity import x",
+            "envs.unity": "",
+        },
+    ),
     (wrong_library, {"losses": "import math\nimport torch as th"}),
     (optional_at_import, {"ppo_plus": "def f():\n    import onnx"}),
     (optional_at_import, {"envs.mujoco.engine": "import mujoco"}),

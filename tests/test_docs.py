@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -38,9 +39,16 @@ def run(command: list[str], folder: Path) -> str:
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=name)
 def test_python_blocks_run_from_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    script = tmp_path / "page.py"
-    script.write_text("import torch as th\nth.set_num_threads(1)\n" + "\n".join(blocks(page, "python")))
-    run([sys.executable, str(script)], tmp_path)
+    run_python("\n".join(["import torch as th", "th.set_num_threads(1)", *blocks(page, "python")]), tmp_path)
+
+
+def run_python(source: str, folder: Path, name: str = "page.py") -> None:
+    """Run a program with its training cut short, beside the robots that the examples drive."""
+    for robot in ROOT.glob("examples/*.xml"):
+        shutil.copy(robot, folder)
+    script = folder / name
+    script.write_text(re.sub(r"learn\([\d_]+\)", "learn(2048)", source))
+    run([sys.executable, str(script)], folder)
 
 
 def commands(page: Path) -> list[str]:
@@ -84,9 +92,11 @@ EXAMPLES = sorted(path for path in ROOT.glob("examples/*.py") if path.name != "d
 def test_examples_are_short_and_run(example: Path, tmp_path: Path) -> None:
     source = example.read_text()
     assert len(source.splitlines()) <= 40
-    script = tmp_path / example.name
-    script.write_text(re.sub(r"learn\([\d_]+\)", "learn(2048)", source))
-    run([sys.executable, str(script)], tmp_path)
+    run_python(source, tmp_path, example.name)
+
+
+def test_the_own_robot_of_the_docs_is_the_example() -> None:
+    assert (ROOT / "examples/own_robot.py").read_text() in blocks(ROOT / "docs/envs.md", "python")
 
 
 def test_every_switch_is_documented() -> None:

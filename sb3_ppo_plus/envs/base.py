@@ -1,0 +1,382 @@
+"""
+Vectorized environments whose native language is tensors, and the NumPy face of Stable-Baselines3 derived from it.
+
+An environment implements :meth:`TensorVecEnv.reset_tensors` and :meth:`TensorVecEnv.step_tensors`. Everything that
+SB3's ``VecEnv`` asks for follows from these two, here and only here, so that every algorithm, wrapper and callback of
+SB3 can use the same object.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.monitor import Monitor
+from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
+
+from sb3_ppo_plus.envs.arrays import pick, rows, to_numpy
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.types import Observations, TensorStep
+
+EPISODE_RETURN, EPISODE_LENGTH = "episode_return", "episode_length"
+_EPISODE = frozenset({EPISODE_RETURN, EPISODE_LENGTH})
+
+
+class TensorVecEnv(VecEnv):
+    """
+    A vectorized environment that takes and gives tensors, and is a ``VecEnv`` of SB3 as well.
+
+    It is a nominal base class, to be asked for with ``isinstance``: a wrapper of SB3 around it is not one, and hides
+    the tensor methods on purpose, since calling them through it would bypass the wrapper.
+
+    Rules that every subclass keeps, checked by :class:`~sb3_ppo_plus.envs.contract.TensorVecEnvContract`:
+
+    - an episode that ends is reset within the same step; ``final_obs`` always has full size;
+    - tensors that were returned may be overwritten by the next call: copy what is kept;
+    - ``state_dict()`` holds all that the next step depends on, random generators included;
+    - environment ``i`` draws from a generator of its own, seeded with ``seed + i``.
+
+    :param num_envs: N, number of environments
+    :param observation_space: space of one environment's observation
+    :param action_space: space of one environment's action
+    :param device: where the tensors live
+    """
+
+    #: figures of the state after the last reset of each environment, by name, each [N] or [N, ...]
+    reset_stats: Mapping[str, th.Tensor]
+    metadata: dict[str, Any]
+
+    def __init__(
+        self,
+        num_envs: int,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        device: th.device | str = "cpu",
+    ) -> None:
+        self.device = th.device(device)
+        self.reset_stats = {}
+        self._init_numpy_face()
+        super().__init__(num_envs, observation_space, action_space)
+
+    def _init_numpy_face(self) -> None:
+        self._actions: np.ndarray | None = None
+        self._start_time = time.time()
+
+    # ------------------------------------------------ the tensor face
+
+    @abstractmethod
+    def reset_tensors(self) -> Observations:
+        """
+        Reset all environments; seeds that :meth:`seed` announced take effect here.
+
+        :return: first observations [N, O], or a mapping of such tensors
+        """
+
+    @abstractmethod
+    def step_tensors(self, actions: th.Tensor) -> TensorStep:
+        """
+        Take one step in every environment, and reset those that ended.
+
+        :param actions: actions as the environment takes them, on its device [N, A]; [N] for Discrete
+        :return: what came of it
+        """
+
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """
+        Collect everything that the next step depends on: physics, clocks, random generators.
+
+        :return: plain numbers, strings, lists, mappings and tensors; a copy, safe to keep
+        """
+
+    @abstractmethod
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        Go on from a state; the next step equals, bit for bit, the one that would have followed there.
+
+        :param state: what :meth:`state_dict` gave, of an environment made with the same arguments
+        :raises InvalidArgument: when the state is of another environment
+        """
+
+    def take_seeds(self) -> list[int | None]:
+        """
+        Hand out the seeds that :meth:`seed` announced, once; for :meth:`reset_tensors` of subclasses.
+
+        :return: one seed per environment, None where its generator goes on [N]
+        """
+        seeds = list(self._seeds)
+        self._reset_seeds()
+        self._reset_options()
+        return seeds
+
+    # ------------------------------------------------ SB3's face
+
+    def reset(self) -> VecEnvObs:
+        """
+        :return: first observations, as arrays that the environment does not touch again
+        """
+        obs = to_numpy(self.reset_tensors())
+        self.reset_infos = rows(self.reset_stats, self.num_envs)
+        return obs
+
+    def step_async(self, actions: np.ndarray) -> None:
+        """
+        :param actions: one action per environment [N, A]
+        """
+        self._actions = actions
+
+    def step_wait(self) -> VecEnvStepReturn:
+        """
+        :return: observations, rewards, dones and infos in SB3's form, none of which the environment touches again
+        """
+        assert self._actions is not None, "step_wait() without step_async()"
+        step = self.step_tensors(th.as_tensor(self._actions, device=self.device))
+        self._actions = None
+        done = (step.terminated | step.truncated).cpu().numpy()
+        infos = self._infos(step, done.nonzero()[0].tolist())
+        return to_numpy(step.obs), to_numpy(step.rewards), done, infos
+
+    def _infos(self, step: TensorStep, finished: Sequence[int]) -> list[dict[str, Any]]:
+        """Build SB3's dictionaries; those of finished episodes get the keys that SB3 looks for."""
+        infos = rows({name: value for name, value in step.stats.items() if name not in _EPISODE}, self.num_envs)
+        for info in infos:
+            info["TimeLimit.truncated"] = False
+        if finished:
+            self._add_ends(infos, step, finished)
+        return infos
+
+    def _add_ends(self, infos: list[dict[str, Any]], step: TensorStep, finished: Sequence[int]) -> None:
+        """Tell what finished episodes ended with."""
+        final_obs = to_numpy(step.final_obs)
+        cut_off = (step.truncated & ~step.terminated)[finished].tolist()
+        fresh = rows({name: value[finished] for name, value in self.reset_stats.items()}, len(finished))
+        for position, index in enumerate(finished):
+            infos[index]["TimeLimit.truncated"] = cut_off[position]
+            infos[index]["terminal_observation"] = pick(final_obs, index)
+            self.reset_infos[index] = fresh[position]
+            if EPISODE_RETURN in step.stats:
+                infos[index]["episode"] = {
+                    "r": round(float(step.stats[EPISODE_RETURN][index]), 6),
+                    "l": int(step.stats[EPISODE_LENGTH][index]),
+                    "t": round(time.time() - self._start_time, 6),
+                }
+
+    @property
+    def provides_episodes(self) -> bool:
+        """
+        :return: whether finished episodes come with ``info["episode"]``, as SB3's Monitor gives it
+        """
+        return False
+
+    def close(self) -> None:
+        """Free what the environment holds; doing it twice is fine."""
+
+    # ------------------------------------------------ single environments
+
+    def single_env(self, index: int) -> SingleEnv:
+        """
+        Give one environment of the batch, for ``get_attr`` and ``env_method``.
+
+        :param index: its number
+        :return: its face; a subclass gives one with methods of its own
+        """
+        return SingleEnv(self, index)
+
+    def get_attr(self, attr_name: str, indices: VecEnvIndices = None) -> list[Any]:
+        """
+        :param attr_name: attribute of an environment; what all share (``render_mode``, ``spec``) is found as well
+        :param indices: which environments, None for all
+        :return: one value per environment
+        """
+        return [getattr(self.single_env(index), attr_name) for index in self._indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        :param attr_name: attribute to set
+        :param value: its value
+        :param indices: None, or all of them: the environments are one object and share their attributes
+        :raises InvalidArgument: for a part of the environments
+        """
+        if set(self._indices(indices)) != set(range(self.num_envs)):
+            raise InvalidArgument(
+                f"set_attr({attr_name!r}, indices={indices!r}): the environments of a {type(self).__name__} share "
+                "their "
+                "attributes; set it for all (indices=None), or make two of them"
+            )
+        setattr(self, attr_name, value)
+
+    def env_method(
+        self, method_name: str, *method_args: Any, indices: VecEnvIndices = None, **method_kwargs: Any
+    ) -> list:
+        """
+        :param method_name: method of a single environment, such as ``render``
+        :param method_args: its arguments
+        :param indices: which environments, None for all
+        :param method_kwargs: its named arguments
+        :return: one result per environment
+        """
+        environments = [self.single_env(index) for index in self._indices(indices)]
+        return [getattr(environment, method_name)(*method_args, **method_kwargs) for environment in environments]
+
+    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper], indices: VecEnvIndices = None) -> list[bool]:
+        """
+        :param wrapper_class: wrapper of Gymnasium
+        :param indices: which environments, None for all
+        :return: True for SB3's Monitor where finished episodes come with its statistics, else False
+        """
+        wrapped = self.provides_episodes and issubclass(wrapper_class, Monitor)
+        return [wrapped for _ in self._indices(indices)]
+
+    def get_images(self) -> Sequence[np.ndarray | None]:
+        """
+        :return: a picture of each environment [height, width, 3], None where there is none
+        """
+        return [self.single_env(index).render() for index in range(self.num_envs)]
+
+    def _indices(self, indices: VecEnvIndices) -> list[int]:
+        chosen = [int(index) for index in self._get_indices(indices)]
+        for index in chosen:
+            if not 0 <= index < self.num_envs:
+                raise InvalidArgument(f"environment {index} does not exist; there are {self.num_envs}, counted from 0")
+        return chosen
+
+
+class SingleEnv:
+    """
+    One environment of a :class:`TensorVecEnv`, seen by itself; attributes that it lacks are those of the whole.
+
+    :param venv: the environments
+    :param index: number of this one
+    """
+
+    def __init__(self, venv: TensorVecEnv, index: int) -> None:
+        self.venv = venv
+        self.index = index
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is an attribute of the whole, never its methods: those act on all environments at once.
+        if name.startswith("_") or callable(getattr(type(self.venv), name, None)):
+            raise AttributeError(f"a single environment of {type(self.venv).__name__} has no {name!r}")
+        return getattr(self.venv, name)
+
+    def render(self) -> np.ndarray | None:
+        """
+        :return: a picture [height, width, 3], None when the environment cannot draw
+        """
+        return None
+
+
+class TensorVecEnvWrapper(TensorVecEnv, VecEnvWrapper):
+    """
+    Base of wrappers on the tensor face. It is a ``VecEnvWrapper`` too, so SB3 finds what is inside.
+
+    A subclass overrides :meth:`reset_tensors` and :meth:`step_tensors`; what it needs to go on after a restart goes
+    into
+    :meth:`own_state` and :meth:`load_own_state`.
+
+    :param venv: environments to wrap, with a tensor face themselves
+    :param observation_space: None for that of the environments
+    :param action_space: None for that of the environments
+    :raises InvalidArgument: when the environments have no tensor face
+    """
+
+    venv: TensorVecEnv
+
+    def __init__(
+        self,
+        venv: VecEnv,
+        observation_space: spaces.Space | None = None,
+        action_space: spaces.Space | None = None,
+    ) -> None:
+        if not isinstance(venv, TensorVecEnv):
+            raise InvalidArgument(
+                f"{type(self).__name__} wraps environments with a tensor face and {type(venv).__name__} is none; put "
+                "it "
+                "directly around a TensorVecEnv such as MujocoVecEnv, or use SB3's own wrapper"
+            )
+        self.device = venv.device
+        self._init_numpy_face()
+        VecEnvWrapper.__init__(self, venv, observation_space, action_space)
+        self.metadata = venv.metadata
+
+    @property
+    def reset_stats(self) -> Mapping[str, th.Tensor]:  # type: ignore[override]
+        """
+        :return: figures of the last resets, as the environments give them
+        """
+        return self.venv.reset_stats
+
+    @property
+    def provides_episodes(self) -> bool:
+        """
+        :return: whether finished episodes come with ``info["episode"]``
+        """
+        return self.venv.provides_episodes
+
+    def reset_tensors(self) -> Observations:
+        """
+        :return: first observations
+        """
+        return self.venv.reset_tensors()
+
+    def step_tensors(self, actions: th.Tensor) -> TensorStep:
+        """
+        :param actions: one action per environment [N, A]
+        :return: what came of it
+        """
+        return self.venv.step_tensors(actions)
+
+    def own_state(self) -> dict[str, Any]:
+        """
+        :return: what this wrapper adds to the state; nothing, unless overridden
+        """
+        return {}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: what :meth:`own_state` gave
+        """
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: state of this wrapper and of what it wraps
+        """
+        return {"wrapper": type(self).__name__, "own": self.own_state(), "venv": self.venv.state_dict()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: what :meth:`state_dict` gave
+        :raises InvalidArgument: when the wrappers differ
+        """
+        if state.get("wrapper") != type(self).__name__:
+            raise InvalidArgument(
+                f"the state is of {state.get('wrapper', 'an unwrapped environment')!r} and this is a "
+                f"{type(self).__name__}; wrap the environment as it was when the state was taken"
+            )
+        self.load_own_state(state["own"])
+        self.venv.load_state_dict(state["venv"])
+
+    # SB3's wrapper hands these on to what it wraps.
+    seed = VecEnvWrapper.seed
+    set_options = VecEnvWrapper.set_options
+    close = VecEnvWrapper.close
+    get_attr = VecEnvWrapper.get_attr
+    set_attr = VecEnvWrapper.set_attr
+    env_method = VecEnvWrapper.env_method
+    env_is_wrapped = VecEnvWrapper.env_is_wrapped
+    get_images = VecEnvWrapper.get_images
+    render = VecEnvWrapper.render
+
+    def single_env(self, index: int) -> SingleEnv:
+        """
+        :param index: number of the environment
+        :return: its face, as the environments give it
+        """
+        return self.venv.single_env(index)

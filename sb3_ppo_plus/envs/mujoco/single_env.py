@@ -1,0 +1,44 @@
+"""One robot of a batch, for whoever asks for a single environment."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sb3_ppo_plus.envs.base import SingleEnv
+from sb3_ppo_plus.envs.mujoco.library import mujoco
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.envs.mujoco.vec_env import MujocoVecEnv
+
+
+class MujocoSingleEnv(SingleEnv):
+    """
+    One robot of a :class:`MujocoVecEnv`.
+
+    :param venv: the robots
+    :param index: number of this one
+    """
+
+    venv: MujocoVecEnv
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """
+        :return: its model, with what was randomized
+        """
+        return self.venv.physics.get_model(self.index)
+
+    @property
+    def data(self) -> mujoco.MjData:
+        """
+        :return: its data as of now; a copy
+        """
+        return self.venv.physics.get_data(self.index)
+
+    def render(self) -> np.ndarray | None:
+        """
+        :return: a picture of it
+        """
+        return self.venv.render_env(self.index)

@@ -1,0 +1,391 @@
+"""MuJoCo tasks as vectorized environments: physics, task, clocks and what a real robot adds, put together."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch as th
+
+from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, SingleEnv, TensorVecEnv
+from sb3_ppo_plus.envs.draws import Generators
+from sb3_ppo_plus.envs.mujoco.building import (
+    make_physics,
+    make_task,
+    probe_spaces,
+    processors,
+    shares_memory,
+    time_limit,
+    whole,
+)
+from sb3_ppo_plus.envs.mujoco.library import SimulationError, compile_model, mujoco
+from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
+from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
+from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
+from sb3_ppo_plus.envs.signals import Signals
+from sb3_ppo_plus.envs.tasks.base import MujocoTask, Outcome
+from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.types import TensorStep
+
+logger = logging.getLogger(__name__)
+
+# How often a start is drawn again that MuJoCo cannot compute.
+_START_ATTEMPTS = 10
+# Streams of random numbers beside Gymnasium's own.
+_RANDOMIZATION_STREAM, _SIGNALS_STREAM = 1, 2
+
+
+class MujocoVecEnv(TensorVecEnv):
+    """
+    n robots on native threads, with a tensor face, and a ``VecEnv`` of SB3 to everybody else.
+
+    For Gymnasium's eleven v5 ids it gives the numbers of ``gym.make(id)``: the same observations bit for bit, the same
+    draws from the same seeds (environment i has ``seed + i``, as in SB3), the same ``infos``. Finished episodes come
+    with ``info["episode"]``, so no Monitor is needed. Two differences are meant: rewards are float32, as SB3 keeps
+    them, and a simulation that diverges ends its episode (``info["diverged"]``) instead of going on from a state that
+    MuJoCo made up.
+
+    :param task: Gymnasium's id, such as ``"HalfCheetah-v5"``, or a :class:`~sb3_ppo_plus.envs.MujocoTask` of your own
+    :param n_envs: N, number of robots; 8 to 64 for a laptop. More give larger batches per policy call, and rollouts of
+        fewer, longer steps per robot
+    :param seed: seed of the first robot, the others count up; None for a different run each time
+    :param n_threads: threads that step the physics, the calling one included; None for one per processor available
+    :param max_episode_steps: time limit in environment steps; None for the task's own, -1 for no limit
+    :param randomization: domain randomization, see ``docs/envs.md`` and
+        :mod:`~sb3_ppo_plus.envs.mujoco.randomization`; drawn for each robot when its episode begins
+    :param observation_noise: standard deviation of noise on observations, one number or one per dimension
+    :param action_delay: environment steps until a command takes effect, or (low, high) to draw from at each reset
+    :param action_filter: cutoff frequency in Hz of a low-pass filter on commands, None for none
+    :param render_mode: rgb_array or depth_array for ``get_images()`` and ``render()``, human for a window that shows
+        the first robot
+    :param width: width of pictures, in pixels
+    :param height: height of pictures, in pixels
+    :param camera_id: camera of the model, by number
+    :param camera_name: camera of the model, by name
+    :param default_camera_config: free camera: distance, elevation, azimuth, lookat, trackbodyid
+    :param max_geom: most geoms that are drawn
+    :param visual_options: flags of MuJoCo's visualizer
+    :param task_kwargs: arguments of a task given by id, the same as Gymnasium's: ``ctrl_cost_weight=0.05``
+    :raises InvalidArgument: for anything that cannot work, before the first step
+    """
+
+    def __init__(
+        self,
+        task: str | MujocoTask,
+        n_envs: int = 1,
+        seed: int | None = None,
+        n_threads: int | None = None,
+        max_episode_steps: int | None = None,
+        randomization: Mapping[str, Any] | None = None,
+        observation_noise: float | Sequence[float] = 0.0,
+        action_delay: int | Sequence[int] = 0,
+        action_filter: float | None = None,
+        render_mode: str | None = None,
+        width: int = 480,
+        height: int = 480,
+        camera_id: int | None = None,
+        camera_name: str | None = None,
+        default_camera_config: Mapping[str, Any] | None = None,
+        max_geom: int = 1000,
+        visual_options: Mapping[int, bool] | None = None,
+        **task_kwargs: Any,
+    ) -> None:
+        n_envs = whole("n_envs", n_envs)
+        threads = min(n_envs, processors() if n_threads is None else whole("n_threads", n_threads))
+        self.task = make_task(task, task_kwargs)
+        self.spec = gym.spec(task) if isinstance(task, str) else None
+        self.max_episode_steps = time_limit(self.task, max_episode_steps)
+        model = compile_model(self.task.model)
+        view = View(
+            render_mode, width, height, camera_id, camera_name, default_camera_config, max_geom, visual_options or {}
+        )
+        view.check(model)
+        self.task.setup(model)
+        self.physics = make_physics(model, n_envs, threads, tuple(self.task.needs), tuple(self.task.model_needs))
+        self.data = self.physics.data
+        self.generators = Generators(n_envs)
+        self.randomizer = Randomizer(randomization, self.physics, n_envs) if randomization else None
+        self.render_mode = render_mode
+        self._view = view
+        self._renderer: Renderer | None = None
+        #: simulations that diverged so far
+        self.num_diverged = 0
+        observation_space, action_space = probe_spaces(self.task, self.physics)
+        # A task may simply return data.sensordata; the engine writes into that.
+        self._observes_views = shares_memory(self.task.observe(self.data), self.data)
+        size = int(observation_space.shape[0])
+        self.signals = Signals(n_envs, size, model.nu, self.task.dt, observation_noise, action_delay, action_filter)
+        self._never = th.zeros(n_envs, dtype=th.bool)
+        self._lengths = th.zeros(n_envs, dtype=th.int64)
+        self._returns = th.zeros(n_envs, dtype=th.float64)
+        self._before: th.Tensor | None = None
+        # The true observation, before noise: what a diverged robot is said to have seen last.
+        self._observations: th.Tensor = th.zeros(n_envs, size)
+        self._steps_to_limit: float = math.inf
+        super().__init__(n_envs, observation_space, action_space)
+        self.metadata = {**self.metadata, "render_fps": round(1.0 / self.task.dt)}
+        if seed is not None:
+            self.seed(seed)
+
+    @property
+    def provides_episodes(self) -> bool:
+        """
+        :return: True, return and length of each episode are counted here
+        """
+        return True
+
+    # ------------------------------------------------ reset
+
+    def reset_tensors(self) -> th.Tensor:
+        """
+        :return: first observations [N, O]
+        """
+        self._seed_all(self.take_seeds())
+        everything = ~self._never
+        self._begin(everything)
+        self._lengths = th.zeros_like(self._lengths)
+        self._returns = th.zeros_like(self._returns)
+        self._before = self._track()
+        self._observations = self._observe()
+        self._remember_reset(everything)
+        self._count_down()
+        return self.signals.sense(self._observations)
+
+    def _seed_all(self, seeds: list[int | None]) -> None:
+        self.generators.seed(seeds)
+        if self.randomizer is not None:
+            self.randomizer.generators.seed(seeds, _RANDOMIZATION_STREAM)
+        if seeds[0] is not None:
+            mixed = np.random.SeedSequence([int(seeds[0]), _SIGNALS_STREAM]).generate_state(1)[0]
+            self.signals.seed(int(mixed))
+
+    def _begin(self, mask: th.Tensor) -> None:
+        """Start the episodes of some robots; a start that cannot be computed is drawn again."""
+        waiting = mask.nonzero()[:, 0].numpy()
+        self.signals.reset(mask)
+        for _ in range(_START_ATTEMPTS):
+            try:
+                if self.randomizer is not None:
+                    self.randomizer.begin(waiting)
+                qpos, qvel = self.task.initial_state(self.generators.draw(waiting))
+                self.physics.begin(waiting, qpos.numpy(), qvel.numpy())
+                # MuJoCo replaces a state that is not finite by the default pose, and says nothing here.
+                drawn = (qpos.isfinite().all(dim=1) & qvel.isfinite().all(dim=1)).numpy()
+            except (SimulationError, mujoco.FatalError) as error:
+                logger.warning("a start of %s cannot be computed: %s", type(self.task).__name__, error)
+                continue
+            seen = self._observe().isfinite().all(dim=1).numpy()
+            waiting = waiting[~(drawn & seen[waiting])]
+            if not len(waiting):
+                return
+        raise RuntimeError(
+            f"{type(self.task).__name__}: {_START_ATTEMPTS} starts in a row could not be simulated; look at "
+            "initial_state() "
+            f"and at the randomization ({', '.join(self.randomizer.values) if self.randomizer else 'none'})"
+        )
+
+    # ------------------------------------------------ step
+
+    def step_tensors(self, actions: th.Tensor) -> TensorStep:
+        """
+        :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
+        :return: observations, rewards, flags and figures
+        """
+        commands = self.signals.act(actions)
+        failed = self.physics.step(commands.numpy(), self.task.frame_skip)
+        after = self._track()
+        outcome = self.task.evaluate(self.data, actions, self._before, after)
+        final_obs = self._observe()
+        # One number tells whether all are finite: NaN and infinity survive a sum.
+        if failed is not None or not math.isfinite(final_obs.numpy().sum() + outcome.reward.numpy().sum()):
+            outcome, after, final_obs = self._end_diverged(failed, outcome, after, final_obs)
+        self._lengths = self._lengths + 1
+        self._returns = self._returns + outcome.reward
+        self._before, self._observations = after, final_obs
+        terminated, truncated, done = self._ends(outcome)
+        rewards = outcome.reward.float()
+        stats = {**outcome.stats, EPISODE_RETURN: self._returns, EPISODE_LENGTH: self._lengths}
+        if self.randomizer is not None:
+            self.randomizer.num_steps += self.num_envs
+            stats |= self._randomization_stats()
+        sensed = final_obs = self.signals.sense(final_obs)
+        if done is not None:
+            # What is about to be reset is told as it was.
+            stats = {name: value.clone() for name, value in stats.items()}
+            sensed = self._restart(done, final_obs)
+        if self.render_mode == "human":
+            self.render_env(0)
+        return TensorStep(sensed, rewards, terminated, truncated, final_obs, stats)
+
+    def _ends(self, outcome: Outcome) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
+        """Flags of the step, and which episodes ended; None when none did, found out as cheaply as can be."""
+        self._steps_to_limit -= 1
+        terminated = truncated = self._never
+        if outcome.terminated is not None:
+            terminated = outcome.terminated
+        if self._steps_to_limit <= 0:
+            truncated = self._lengths >= self.max_episode_steps
+        elif outcome.terminated is None:
+            return terminated, truncated, None
+        done = terminated | truncated
+        return terminated, truncated, done if bool(done.any()) else None
+
+    def _restart(self, done: th.Tensor, final_obs: th.Tensor) -> th.Tensor:
+        """Reset the robots whose episode ended, and give what all of them see now."""
+        self._begin(done)
+        self._lengths = th.where(done, 0, self._lengths)
+        self._returns = th.where(done, 0.0, self._returns)
+        fresh = self._track()
+        if fresh is not None and self._before is not None:
+            self._before = th.where(done[:, None], fresh, self._before)
+        first = self._observe()
+        self._observations = th.where(done[:, None], first, self._observations)
+        self._remember_reset(done)
+        self._count_down()
+        return th.where(done[:, None], self.signals.sense(first), final_obs)
+
+    def _end_diverged(
+        self, failed: np.ndarray | None, outcome: Outcome, after: th.Tensor | None, final_obs: th.Tensor
+    ) -> tuple[Outcome, th.Tensor | None, th.Tensor]:
+        """End the episodes of simulations that left the numbers: reward 0, and the last thing that was seen."""
+        bad = ~final_obs.isfinite().all(dim=1) | ~outcome.reward.isfinite()
+        if failed is not None:
+            bad[th.from_numpy(np.asarray(failed, np.int64))] = True
+        count = int(bad.sum())
+        if count:
+            self.num_diverged += count
+            logger.warning("%d of %d simulations diverged; their episodes end", count, self.num_envs)
+        terminated = bad if outcome.terminated is None else bad | outcome.terminated
+        stats = {name: _where(bad, th.zeros_like(value), value) for name, value in outcome.stats.items()}
+        reward = th.where(bad, 0.0, outcome.reward)
+        if after is not None and self._before is not None:
+            after = th.where(bad[:, None], self._before, after)
+        final_obs = th.where(bad[:, None], self._observations, final_obs)
+        return Outcome(reward, terminated, {**stats, "diverged": bad}), after, final_obs
+
+    def _observe(self) -> th.Tensor:
+        observations = self.task.observe(self.data)
+        return observations.clone() if self._observes_views else observations
+
+    def _track(self) -> th.Tensor | None:
+        tracked = self.task.track(self.data)
+        # A copy: it is compared with what the same memory holds after the next step.
+        return None if tracked is None else tracked.clone()
+
+    def _count_down(self) -> None:
+        if self.max_episode_steps > 0:
+            self._steps_to_limit = self.max_episode_steps - int(self._lengths.max())
+
+    def _remember_reset(self, mask: th.Tensor) -> None:
+        fresh = {**self.task.reset_stats(self.data), **self._randomization_stats()}
+        known = self.reset_stats
+        self.reset_stats = {
+            name: _where(mask, value, known[name]) if name in known else value.clone() for name, value in fresh.items()
+        }
+
+    def _randomization_stats(self) -> dict[str, th.Tensor]:
+        values = self.randomizer.values if self.randomizer is not None else {}
+        return {
+            f"randomization/{label}": th.from_numpy(drawn[:, 0] if drawn.shape[1] == 1 else drawn)
+            for label, drawn in values.items()
+        }
+
+    # ------------------------------------------------ state
+
+    def state_dict(self) -> dict[str, Any]:
+        """
+        :return: physics, clocks, generators, and the state of randomization and signals
+        """
+        return {
+            "task": type(self.task).__name__,
+            "physics": th.from_numpy(self.physics.get_state()),
+            "lengths": self._lengths.clone(),
+            "returns": self._returns.clone(),
+            "before": None if self._before is None else self._before.clone(),
+            "observations": self._observations.clone(),
+            "reset_stats": {name: value.clone() for name, value in self.reset_stats.items()},
+            "num_diverged": self.num_diverged,
+            "seeds": list(self._seeds),
+            "generators": self.generators.state_dict(),
+            "signals": self.signals.state_dict(),
+            "randomizer": None if self.randomizer is None else self.randomizer.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """
+        :param state: what :meth:`state_dict` gave
+        :raises InvalidArgument: when task, number of robots or options differ
+        """
+        self._check_state(state)
+        if self.randomizer is not None:
+            self.randomizer.load_state_dict(state["randomizer"])
+        self.signals.load_state_dict(state["signals"])
+        self.physics.set_state(state["physics"].numpy())
+        self._lengths, self._returns = state["lengths"].clone(), state["returns"].clone()
+        self._before = None if state["before"] is None else state["before"].clone()
+        self._observations = state["observations"].clone()
+        self.reset_stats = {name: value.clone() for name, value in state["reset_stats"].items()}
+        self.num_diverged = int(state["num_diverged"])
+        self._seeds = list(state["seeds"])
+        self.generators.load_state_dict(state["generators"])
+        self._count_down()
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        mine = (type(self.task).__name__, tuple(self.physics.get_state().shape), self.randomizer is not None)
+        try:
+            its = (state["task"], tuple(state["physics"].shape), state["randomizer"] is not None)
+        except (KeyError, AttributeError) as missing:
+            raise InvalidArgument(f"this is no state of a MujocoVecEnv ({missing!r} is missing)") from missing
+        if mine != its:
+            raise InvalidArgument(
+                f"the state is of {its[0]} with states of shape {list(its[1])}, randomization {its[2]}; this "
+                "environment is "
+                f"{mine[0]} with {list(mine[1])}, randomization {mine[2]}: make it with the same arguments"
+            )
+
+    # ------------------------------------------------ looking at it
+
+    def render_env(self, index: int) -> np.ndarray | None:
+        """
+        Draw one robot.
+
+        :param index: its number
+        :return: the picture, None for a window or without a render_mode
+        """
+        if self.render_mode is None:
+            return None
+        if self._renderer is None:
+            self._renderer = Renderer(self.physics, self._view, self.task.camera)
+        return self._renderer.render(index)
+
+    def render(self, mode: str | None = None) -> np.ndarray | None:
+        """
+        :param mode: None for the mode given at construction
+        :return: all robots in one picture for rgb_array; None for a window, which shows the first robot
+        """
+        if self.render_mode == "human" and mode in (None, "human"):
+            return self.render_env(0)
+        return super().render(mode)
+
+    def single_env(self, index: int) -> SingleEnv:
+        """
+        :param index: number of a robot
+        :return: its face: ``model``, ``data`` (copies, of MuJoCo's own types), ``render()``
+        """
+        return MujocoSingleEnv(self, index)
+
+    def close(self) -> None:
+        """Stop the threads and free pictures and windows; doing it twice is fine."""
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        self.physics.close()
+
+
+def _where(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:
+    """th.where for rows of any shape."""
+    return th.where(mask.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)

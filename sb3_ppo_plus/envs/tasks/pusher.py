@@ -1,0 +1,90 @@
+"""Pusher-v5: an arm of seven joints pushes a cylinder to a goal. The episode never terminates."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import torch as th
+from torch.nn.functional import pad
+
+from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
+from sb3_ppo_plus.envs.tasks.common import body_id, sum_of_squares
+
+
+class Pusher(MujocoTask):
+    """
+    Gymnasium's Pusher-v5 (``gymnasium/envs/mujoco/pusher_v5.py``), batched.
+
+    :param xml_file: MJCF with the bodies "tips_arm", "object" and "goal", whose last four joints move object and goal;
+        a bare name is one of Gymnasium's own files
+    :param frame_skip: physics steps per environment step
+    :param reward_near_weight: cost per metre between fingertip and object
+    :param reward_dist_weight: cost per metre between object and goal
+    :param reward_control_weight: cost per squared action, typically 0.01 to 1; larger gives slower, calmer pushing
+    :raises InvalidArgument: from :meth:`setup` when a body is missing
+    """
+
+    needs = ("xpos",)
+    camera: Mapping[str, Any] = {"trackbodyid": -1, "distance": 4.0}
+
+    def __init__(
+        self,
+        xml_file: str | os.PathLike[str] = "pusher_v5.xml",
+        frame_skip: int = 5,
+        reward_near_weight: float = 0.5,
+        reward_dist_weight: float = 1.0,
+        reward_control_weight: float = 0.1,
+    ) -> None:
+        super().__init__(xml_file, frame_skip, max_episode_steps=100)
+        self.reward_near_weight = reward_near_weight
+        self.reward_dist_weight = reward_dist_weight
+        self.reward_control_weight = reward_control_weight
+
+    def setup(self, model: Any) -> None:
+        """
+        :param model: the compiled model
+        """
+        super().setup(model)
+        self.fingertip = body_id(model, "tips_arm", "Pusher")
+        self.object = body_id(model, "object", "Pusher")
+        self.goal = body_id(model, "goal", "Pusher")
+
+    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+        """
+        :param draw: random numbers
+        :return: the arm at rest, the object at rest more than 0.17 m from the goal
+        """
+        cylinder = draw.uniform_where(
+            (-0.3, -0.2), (0.0, 0.2), 2, lambda place: th.linalg.vector_norm(place, dim=1) > 0.17
+        )
+        arm = self.qpos0[:-4].expand(len(cylinder), -1)
+        qvel = draw.uniform(-0.005, 0.005, self.nv)
+        return pad(th.cat((arm, cylinder), dim=1), (0, 2)), pad(qvel[:, :-4], (0, 4))
+
+    def observe(self, data: Fields) -> th.Tensor:
+        """
+        :param data: fields of the simulation
+        :return: angles and angular velocities of the arm, positions of fingertip, object and goal [n, 23]
+        """
+        bodies = (data.xpos[:, self.fingertip], data.xpos[:, self.object], data.xpos[:, self.goal])
+        return th.cat((data.qpos[:, :7], data.qvel[:, :7], *bodies), dim=1)
+
+    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+        """
+        :param data: fields of the simulation
+        :param action: torques asked for, in [-2, 2]
+        :param before: not used
+        :param after: not used
+        :return: less the distances from fingertip to object and from object to goal, less control cost
+        """
+        cylinder = data.xpos[:, self.object]
+        near = th.linalg.vector_norm(cylinder - data.xpos[:, self.fingertip], dim=1)
+        distance = th.linalg.vector_norm(cylinder - data.xpos[:, self.goal], dim=1)
+        stats = {
+            "reward_dist": -self.reward_dist_weight * distance,
+            "reward_ctrl": -self.reward_control_weight * sum_of_squares(action),
+            "reward_near": -self.reward_near_weight * near,
+        }
+        return Outcome(stats["reward_dist"] + stats["reward_ctrl"] + stats["reward_near"], None, stats)

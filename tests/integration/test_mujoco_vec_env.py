@@ -1,0 +1,341 @@
+"""MujocoVecEnv beyond parity: divergence, threads, own robots, pictures, training, and the mistakes of users."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch as th
+
+pytest.importorskip("mujoco.batch")
+
+import mujoco
+from stable_baselines3 import PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.monitor import Monitor
+
+from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.envs import MujocoTask, MujocoVecEnv, Outcome
+from sb3_ppo_plus.errors import InvalidArgument
+
+# One task for each engine: mujoco.Batch, and one MjData per simulation.
+ENGINES = ("Hopper-v5", "Ant-v5")
+
+CART = """
+<mujoco>
+  <worldbody>
+    <body name="cart"><joint name="slide" type="slide" axis="1 0 0"/><geom name="box" size="0.1" mass="1"/></body>
+  </worldbody>
+  <actuator><motor name="push" joint="slide" ctrlrange="-1 1"/></actuator>
+  <sensor><jointpos joint="slide"/><jointvel joint="slide"/></sensor>
+</mujoco>
+"""
+
+
+class Cart(MujocoTask):
+    """Be far to the right; observations are a view of the engine's memory, on purpose."""
+
+    needs = ("sensordata",)
+
+    def __init__(self, model: Any = CART, **options: Any) -> None:
+        super().__init__(model, **{"frame_skip": 5, "max_episode_steps": 6, **options})
+
+    def observe(self, data: Any) -> th.Tensor:
+        return data.sensordata
+
+    def evaluate(self, data: Any, action: th.Tensor, before: Any, after: Any) -> Outcome:
+        return Outcome(data.sensordata[:, 0], None, {"position": data.sensordata[:, 0]})
+
+
+def make(task: Any = "Hopper-v5", n_envs: int = 4, **options: Any) -> MujocoVecEnv:
+    env = MujocoVecEnv(task, n_envs=n_envs, **{"seed": 0, "n_threads": 2, **options})
+    env.reset()
+    return env
+
+
+def actions(env: MujocoVecEnv, steps: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    space = env.action_space
+    return [rng.uniform(space.low, space.high, (env.num_envs, *space.shape)).astype(np.float32) for _ in range(steps)]
+
+
+def poison(env: MujocoVecEnv, index: int, value: float) -> None:
+    """Give one simulation an impossible velocity."""
+    physics = env.physics
+    state = physics.get_state()
+    size = mujoco.mj_stateSize(physics.model, int(mujoco.mjtState.mjSTATE_TIME) | int(mujoco.mjtState.mjSTATE_QPOS))
+    state[index, size] = value
+    physics.set_state(state)
+
+
+# ------------------------------------------------ divergence
+
+
+@pytest.mark.parametrize("task", ENGINES)
+@pytest.mark.parametrize("value", [np.nan, 1e30, np.inf])
+def test_a_diverged_simulation_ends_alone_and_is_counted(task: str, value: float) -> None:
+    env, twin = make(task), make(task)
+    first, second = actions(env, 2)
+    seen = env.step(first)[0]
+    twin.step(first)
+    poison(env, 2, value)
+    obs, rewards, dones, infos = env.step(second)
+    expected, expected_rewards, expected_dones, _ = twin.step(second)
+    assert dones[2]
+    assert infos[2]["diverged"] is True
+    assert infos[2]["TimeLimit.truncated"] is False
+    assert rewards[2] == 0.0
+    assert infos[2]["episode"]["l"] == 2
+    # The last thing seen before it left the numbers, and a fresh start.
+    np.testing.assert_array_equal(infos[2]["terminal_observation"], seen[2])
+    assert np.isfinite(obs).all()
+    assert env.num_diverged == 1
+    others = [0, 1, 3]
+    np.testing.assert_array_equal(obs[others], expected[others])
+    np.testing.assert_array_equal(rewards[others], expected_rewards[others])
+    np.testing.assert_array_equal(dones[others], expected_dones[others])
+    assert not any(infos[index]["diverged"] for index in others)
+    assert "diverged" not in env.step(first)[3][0]
+
+
+@pytest.mark.parametrize("needs", [("sensordata",), ("sensordata", "cfrc_ext")], ids=["batch", "datas"])
+def test_a_simulation_in_which_mujoco_raises_ends_alone(needs: tuple[str, ...]) -> None:
+    # Twelve balls apart need little memory; the contacts of a heap need more than 10 KB, and MuJoCo raises an error.
+    balls = "".join(f'<body pos="{2 * i} 5 0"><freejoint/><geom size="0.3"/></body>' for i in range(12))
+    tight = '<mujoco><option gravity="0 0 0"/><size memory="10K"/>'
+    task = Cart(CART.replace("<mujoco>", tight).replace("</worldbody>", f"{balls}</worldbody>"))
+    task.needs = needs
+    env = make(task, n_envs=2)
+    state = env.physics.get_state()
+    start = mujoco.mj_stateSize(env.physics.model, int(mujoco.mjtState.mjSTATE_TIME)) + 1
+    for ball in range(12):
+        state[1, start + 7 * ball : start + 7 * ball + 3] = [0.01 * ball, 5.0, 0.0]
+    env.physics.set_state(state)
+    _, rewards, dones, infos = env.step(np.ones((2, 1), np.float32))
+    assert list(dones) == [False, True]
+    assert infos[1]["diverged"] is True
+    assert rewards[1] == 0.0
+    # It goes on from its next start.
+    _, _, dones, _ = env.step(np.ones((2, 1), np.float32))
+    assert not dones.any()
+
+
+def test_starts_that_cannot_be_simulated_are_an_error_that_says_where_to_look() -> None:
+    class Broken(Cart):
+        def initial_state(self, draw: Any) -> tuple[th.Tensor, th.Tensor]:
+            return draw.uniform(0, 1, 1) * th.nan, draw.uniform(0, 1, 1)
+
+    env = MujocoVecEnv(Broken(), n_envs=2)
+    with pytest.raises(RuntimeError, match="initial_state"):
+        env.reset()
+
+
+# ------------------------------------------------ engines and threads
+
+
+@pytest.mark.parametrize("task", ENGINES)
+def test_any_number_of_threads_gives_the_same_bits(task: str) -> None:
+    envs = [make(task, n_envs=5, n_threads=threads) for threads in (1, 2, 5)]
+    for action in actions(envs[0], 60):
+        first, *others = [env.step(action) for env in envs]
+        for other in others:
+            np.testing.assert_array_equal(first[0], other[0])
+            np.testing.assert_array_equal(first[1], other[1])
+
+
+def test_both_engines_give_the_same_bits() -> None:
+    class HopperOnDatas(type(make().task)):  # type: ignore[misc]
+        needs = ("cacc",)  # something only mj_rnePostConstraint computes
+
+    batch, datas = make(), make(HopperOnDatas())
+    assert type(batch.physics) is not type(datas.physics)
+    for action in actions(batch, 80):
+        for one, other in zip(batch.step(action)[:3], datas.step(action)[:3], strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+# ------------------------------------------------ a robot of one's own
+
+
+def test_an_observation_that_is_a_view_survives_the_reset() -> None:
+    env = make(Cart(), n_envs=2)
+    for action in actions(env, 6):
+        before = env.single_env(0).data.qpos[0]
+        _, _, dones, infos = env.step(np.ones_like(action))
+    assert dones.all()
+    # Pushed to the right for six steps, from near 0; the new episode starts near 0 again.
+    assert infos[0]["terminal_observation"][0] > before > 0.0
+    assert abs(env.single_env(0).data.qpos[0]) <= 0.01
+
+
+def test_a_model_may_be_a_path_xml_text_or_a_spec(tmp_path: Path) -> None:
+    file = tmp_path / "cart.xml"
+    file.write_text(CART)
+    spec = mujoco.MjSpec.from_string(CART)
+    starts = [make(Cart(model), n_envs=2).reset() for model in (CART, file, str(file), spec)]
+    assert all(np.array_equal(starts[0], start) for start in starts[1:])
+
+
+def test_gymnasiums_own_files_are_found_by_their_bare_names_from_anywhere(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert make("Walker2d-v5", xml_file="walker2d.xml").observation_space.shape == (17,)
+
+
+# ------------------------------------------------ pictures
+
+
+def test_pictures_show_each_robot_where_it_is() -> None:
+    env = make("InvertedPendulum-v5", n_envs=2, render_mode="rgb_array", width=64, height=48)
+    try:
+        images = env.get_images()
+    except Exception as error:
+        pytest.skip(f"no renderer here: {type(error).__name__}")
+    assert [image.shape for image in images] == [(48, 64, 3)] * 2
+    for _ in range(4):
+        env.step(np.array([[3.0], [-3.0]], np.float32))
+    moved = env.get_images()
+    assert not np.array_equal(moved[0], moved[1])
+    assert not np.array_equal(images[0], moved[0])
+    assert env.render().shape == (96, 64, 3)
+    env.close()
+    env.close()
+
+
+def test_without_a_render_mode_there_is_no_picture() -> None:
+    assert make(n_envs=2).get_images() == [None, None]
+
+
+# ------------------------------------------------ training
+
+
+@pytest.mark.parametrize("algorithm", [PPO, PPOPlus])
+@pytest.mark.parametrize("task", ENGINES)
+def test_ppo_trains_on_it_and_logs_episodes(algorithm: Any, task: str) -> None:
+    model = algorithm("MlpPolicy", make(task, max_episode_steps=20), n_steps=32, batch_size=64, n_epochs=2, seed=0)
+    model.learn(256)
+    assert model.num_timesteps == 256
+    assert len(model.ep_info_buffer) > 0
+    returns, lengths = evaluate_policy(model, make(task, max_episode_steps=20), 4, return_episode_rewards=True)
+    assert len(returns) == 4
+    assert max(lengths) <= 20
+
+
+def test_ppo_plus_equals_sb3_on_it() -> None:
+    parameters = []
+    for algorithm in (PPO, PPOPlus):
+        model = algorithm("MlpPolicy", make("HalfCheetah-v5"), n_steps=32, batch_size=64, n_epochs=2, seed=3).learn(256)
+        parameters.append(model.policy.state_dict())
+    assert all(th.equal(parameters[0][name], parameters[1][name]) for name in parameters[0])
+
+
+def test_a_model_trained_here_loads_with_gymnasiums_own_environment(tmp_path: Path) -> None:
+    import gymnasium as gym
+
+    model = PPO("MlpPolicy", make("Hopper-v5"), n_steps=16, batch_size=16, n_epochs=1).learn(64)
+    model.save(tmp_path / "hopper")
+    loaded = PPO.load(tmp_path / "hopper", env=gym.make("Hopper-v5"))
+    assert loaded.learn(16).num_timesteps > 0
+
+
+def test_it_counts_as_monitored() -> None:
+    assert make().env_is_wrapped(Monitor) == [True] * 4
+
+
+# ------------------------------------------------ mistakes
+
+
+class Flat(Cart):
+    def observe(self, data: Any) -> th.Tensor:
+        return data.sensordata[:, 0]
+
+
+class FloatEnd(Cart):
+    def evaluate(self, data: Any, action: th.Tensor, before: Any, after: Any) -> Outcome:
+        return Outcome(data.sensordata[:, 0], data.sensordata[:, 0], {})
+
+
+class ScalarReward(Cart):
+    def evaluate(self, data: Any, action: th.Tensor, before: Any, after: Any) -> Outcome:
+        return Outcome(data.sensordata[:, 0].sum(), None, {})
+
+
+class WrongField(Cart):
+    needs = ("sensordate",)
+
+
+class Uncomputed(Cart):
+    needs = ("subtree_linvel",)
+
+
+@pytest.mark.parametrize(
+    ("task", "options", "message"),
+    [
+        ("HalfCheeta-v5", {}, "did you mean 'HalfCheetah-v5'"),
+        ("Hopper-v4", {}, "did you mean 'Hopper-v5'"),
+        ("CartPole-v1", {}, "make_vec_env"),
+        ("Hopper-v5", {"ctrl_cost": 1.0}, "did you mean ctrl_cost_weight"),
+        ("Hopper-v5", {"n_envs": 0}, "n_envs is 0"),
+        ("Hopper-v5", {"n_envs": 2.5}, "n_envs is 2.5"),
+        ("Hopper-v5", {"n_threads": 0}, "n_threads is 0"),
+        ("Hopper-v5", {"max_episode_steps": 0}, "max_episode_steps"),
+        ("Hopper-v5", {"xml_file": "hoper.xml"}, "hopper.xml"),
+        ("Hopper-v5", {"xml_file": "./no/such.xml"}, "no MJCF file"),
+        ("Hopper-v5", {"render_mode": "rgb"}, "render_mode is 'rgb'"),
+        ("Hopper-v5", {"camera_name": "front"}, r"\['track'\]"),
+        ("Hopper-v5", {"camera_id": 7}, "camera_id is 7"),
+        ("Hopper-v5", {"camera_id": 0, "camera_name": "track"}, "give one"),
+        (Cart, {"speed": 1.0}, "not arguments of MujocoVecEnv"),
+        (Cart("<mujoco><nonsense/></mujoco>"), {}, "cannot compile"),
+        (Cart(3.0), {}, "MjSpec"),
+        (Cart("<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"), {}, "no actuators"),
+        (Cart(CART.replace(' ctrlrange="-1 1"', "")), {}, r"without a ctrlrange: \['push'\]"),
+        (Flat(), {}, r"observe\(\) gave \[2\]"),
+        (FloatEnd(), {}, "make it bool"),
+        (ScalarReward(), {}, "reward of ScalarReward"),
+        (WrongField(), {}, "sensordate"),
+        (Uncomputed(), {}, "add a sensor"),
+        (MujocoTask(CART), {}, "override evaluate"),
+        (3, {}, "unknown task 3"),
+    ],
+)
+def test_mistakes_are_named_before_the_first_step(task: Any, options: dict, message: str) -> None:
+    task = task() if isinstance(task, type) else task
+    with pytest.raises((InvalidArgument, TypeError), match=message):
+        MujocoVecEnv(task, **{"n_envs": 2, **options})
+
+
+def test_a_state_of_another_environment_is_refused() -> None:
+    env = make(n_envs=2)
+    for other in (
+        make(n_envs=3),
+        make("Walker2d-v5", n_envs=2),
+        make(n_envs=2, randomization={"body_mass": {"scale": [1, 1]}}),
+    ):
+        with pytest.raises(InvalidArgument, match="same arguments"):
+            env.load_state_dict(other.state_dict())
+    with pytest.raises(InvalidArgument, match="no state"):
+        env.load_state_dict({})
+
+
+def test_mujoco_writes_no_log_file_into_the_working_folder(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    env = make("HalfCheetah-v5")
+    poison(env, 0, np.nan)
+    env.step(actions(env, 1)[0])
+    assert env.num_diverged == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_or_missing_mujoco_is_an_error_that_says_what_to_install(monkeypatch: Any) -> None:
+    import sb3_ppo_plus.envs as envs
+
+    for name in [name for name in sys.modules if name.startswith("sb3_ppo_plus.envs.mujoco")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "mujoco.batch", None)
+    with pytest.raises(ImportError, match=r"3\.17 or newer.*found: \d.*pip install") as error:
+        envs.MujocoVecEnv  # noqa: B018
+    assert "DummyVecEnv" in str(error.value)
+    assert envs.TensorVecEnv is not None
