@@ -1,4 +1,4 @@
-"""From tensors to what SB3 expects: arrays that nobody overwrites, and one dictionary per environment."""
+"""Rows of tensors, and from tensors to what SB3 expects: arrays of its own, one dictionary per environment."""
 
 from __future__ import annotations
 
@@ -53,3 +53,15 @@ def rows(stats: Mapping[str, th.Tensor], n: int) -> list[dict[str, Any]]:
     names = list(stats)
     columns = [value.tolist() if value.ndim == 1 else list(to_numpy(value)) for value in stats.values()]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def where_rows(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:
+    """
+    Choose row by row.
+
+    :param mask: True where the row is taken from the first [n]
+    :param yes: rows [n, ...]
+    :param no: rows of the same shape
+    :return: rows of both [n, ...]
+    """
+    return th.where(mask.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)

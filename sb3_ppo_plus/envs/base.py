@@ -41,7 +41,7 @@ class TensorVecEnv(VecEnv):
     - an episode that ends is reset within the same step; ``final_obs`` always has full size;
     - tensors that were returned may be overwritten by the next call: copy what is kept;
     - ``state_dict()`` holds all that the next step depends on, random generators included;
-    - environment ``i`` draws from a generator of its own, seeded with ``seed + i``.
+    - episodes of environment ``i`` begin from a generator of its own, seeded with ``seed + i``.
 
     :param num_envs: N, number of environments
     :param observation_space: space of one environment's observation

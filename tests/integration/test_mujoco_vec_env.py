@@ -307,6 +307,18 @@ def test_mistakes_are_named_before_the_first_step(task: Any, options: dict, mess
         MujocoVecEnv(task, **{"n_envs": 2, **options})
 
 
+def test_actions_of_the_wrong_shape_are_refused() -> None:
+    env = make(n_envs=2)
+    for shape in ((3,), (2, 2), (1, 3)):
+        with pytest.raises(InvalidArgument, match=r"give \[2, 3\]"):
+            env.step(np.zeros(shape, np.float32))
+
+
+def test_a_step_before_the_first_reset_is_an_error() -> None:
+    with pytest.raises(RuntimeError, match="reset"):
+        MujocoVecEnv("Hopper-v5", n_envs=2).step(np.zeros((2, 3), np.float32))
+
+
 def test_a_state_of_another_environment_is_refused() -> None:
     env = make(n_envs=2)
     for other in (

@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
+from sb3_ppo_plus.envs.arrays import where_rows
 from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, SingleEnv, TensorVecEnv
 from sb3_ppo_plus.envs.draws import Generators
 from sb3_ppo_plus.envs.mujoco.building import (
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 # How often a start is drawn again that MuJoCo cannot compute.
 _START_ATTEMPTS = 10
+# Divergences that are told; all are counted.
+_MAX_WARNINGS = 10
 # Streams of random numbers beside Gymnasium's own.
 _RANDOMIZATION_STREAM, _SIGNALS_STREAM = 1, 2
 
@@ -126,6 +129,8 @@ class MujocoVecEnv(TensorVecEnv):
         # The true observation, before noise: what a diverged robot is said to have seen last.
         self._observations: th.Tensor = th.zeros(n_envs, size)
         self._steps_to_limit: float = math.inf
+        self._shape = (n_envs, int(model.nu))
+        self._began = False
         super().__init__(n_envs, observation_space, action_space)
         self.metadata = {**self.metadata, "render_fps": round(1.0 / self.task.dt)}
         if seed is not None:
@@ -153,6 +158,7 @@ class MujocoVecEnv(TensorVecEnv):
         self._observations = self._observe()
         self._remember_reset(everything)
         self._count_down()
+        self._began = True
         return self.signals.sense(self._observations)
 
     def _seed_all(self, seeds: list[int | None]) -> None:
@@ -195,6 +201,12 @@ class MujocoVecEnv(TensorVecEnv):
         :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
         :return: observations, rewards, flags and figures
         """
+        if actions.shape != self._shape:
+            raise InvalidArgument(f"actions have the shape {list(actions.shape)}; give {list(self._shape)}")
+        if not self._began:
+            raise RuntimeError(
+                "step before the first reset(); call reset() once, episodes restart by themselves after it"
+            )
         commands = self.signals.act(actions)
         failed = self.physics.step(commands.numpy(), self.task.frame_skip)
         after = self._track()
@@ -257,10 +269,12 @@ class MujocoVecEnv(TensorVecEnv):
             bad[th.from_numpy(np.asarray(failed, np.int64))] = True
         count = int(bad.sum())
         if count:
+            # A policy that has learned to break the physics does it at every step; the count goes on without the words.
+            level = logging.WARNING if self.num_diverged < _MAX_WARNINGS else logging.DEBUG
             self.num_diverged += count
-            logger.warning("%d of %d simulations diverged; their episodes end", count, self.num_envs)
+            logger.log(level, "%d simulations diverged, %d so far; their episodes end", count, self.num_diverged)
         terminated = bad if outcome.terminated is None else bad | outcome.terminated
-        stats = {name: _where(bad, th.zeros_like(value), value) for name, value in outcome.stats.items()}
+        stats = {name: where_rows(bad, th.zeros_like(value), value) for name, value in outcome.stats.items()}
         reward = th.where(bad, 0.0, outcome.reward)
         if after is not None and self._before is not None:
             after = th.where(bad[:, None], self._before, after)
@@ -284,7 +298,8 @@ class MujocoVecEnv(TensorVecEnv):
         fresh = {**self.task.reset_stats(self.data), **self._randomization_stats()}
         known = self.reset_stats
         self.reset_stats = {
-            name: _where(mask, value, known[name]) if name in known else value.clone() for name, value in fresh.items()
+            name: where_rows(mask, value, known[name]) if name in known else value.clone()
+            for name, value in fresh.items()
         }
 
     def _randomization_stats(self) -> dict[str, th.Tensor]:
@@ -333,6 +348,7 @@ class MujocoVecEnv(TensorVecEnv):
         self._seeds = list(state["seeds"])
         self.generators.load_state_dict(state["generators"])
         self._count_down()
+        self._began = True
 
     def _check_state(self, state: Mapping[str, Any]) -> None:
         mine = (type(self.task).__name__, tuple(self.physics.get_state().shape), self.randomizer is not None)
@@ -384,8 +400,3 @@ class MujocoVecEnv(TensorVecEnv):
             self._renderer.close()
             self._renderer = None
         self.physics.close()
-
-
-def _where(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:
-    """th.where for rows of any shape."""
-    return th.where(mask.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
