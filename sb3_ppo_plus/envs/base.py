@@ -360,8 +360,9 @@ class TensorVecEnvWrapper(TensorVecEnv, VecEnvWrapper):
                 f"the state is of {state.get('wrapper', 'an unwrapped environment')!r} and this is a "
                 f"{type(self).__name__}; wrap the environment as it was when the state was taken"
             )
-        self.load_own_state(state["own"])
+        # From the inside out: what does not fit is refused before anything of this wrapper changes.
         self.venv.load_state_dict(state["venv"])
+        self.load_own_state(state["own"])
 
     # SB3's wrapper hands these on to what it wraps.
     seed = VecEnvWrapper.seed

@@ -112,8 +112,7 @@ class MujocoVecEnv(TensorVecEnv):
         self.data = self.physics.data
         self.generators = Generators(n_envs)
         self.randomizer = Randomizer(randomization, self.physics, n_envs) if randomization else None
-        self.render_mode = render_mode
-        self._view = view
+        self.render_mode, self._view = render_mode, view
         self._renderer: Renderer | None = None
         #: simulations that diverged so far
         self.num_diverged = 0
@@ -190,8 +189,7 @@ class MujocoVecEnv(TensorVecEnv):
                 return
         raise RuntimeError(
             f"{type(self.task).__name__}: {_START_ATTEMPTS} starts in a row could not be simulated; look at "
-            "initial_state() "
-            f"and at the randomization ({', '.join(self.randomizer.values) if self.randomizer else 'none'})"
+            f"initial_state() and the randomization ({', '.join(self.randomizer.values) if self.randomizer else '-'})"
         )
 
     # ------------------------------------------------ step
