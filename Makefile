@@ -11,15 +11,17 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format type bench sb3-tests wheel-smoke clean clean-venv
+.PHONY: help setup demo test test-slow lint format type bench bench-envs suites sb3-tests wheel-smoke clean clean-venv
 
 help:
 	@echo "make setup        the virtual environment in $(VENV), from constraints.txt"
-	@echo "make demo         teach a robot to run (two minutes), with learning curve and film"
+	@echo "make demo         teach a robot to run (two minutes), with learning curve and video"
 	@echo "make test         the default tests (test-slow: learning over seeds, some minutes)"
 	@echo "make lint         ruff check and format check (format: apply both)"
 	@echo "make type         mypy"
 	@echo "make bench        time per gradient step on this machine"
+	@echo "make bench-envs   environment steps per second, beside other ways to step MuJoCo (a quarter of an hour)"
+	@echo "make suites       other robotics suites and other MuJoCo versions, each in an environment of its own"
 	@echo "make sb3-tests    Stable-Baselines3's own PPO tests, run on PPOPlus"
 	@echo "make wheel-smoke  build the wheel and use it from a fresh environment"
 	@echo "make clean        remove build output and caches (clean-venv: also $(VENV))"
@@ -53,6 +55,12 @@ type: $(INSTALLED)
 
 bench: $(INSTALLED)
 	$(BIN)/python benchmarks/update_speed.py
+
+bench-envs: $(INSTALLED)
+	$(BIN)/python benchmarks/env_speed.py
+
+suites: $(INSTALLED)
+	$(BIN)/python tests/suites/run_suites.py
 
 sb3-tests: $(INSTALLED)
 	$(BIN)/python tests/parity/run_sb3_suite.py --workers $(PYTEST_WORKERS)

@@ -1,4 +1,4 @@
-"""Teach a robot to run in about two minutes on two cores; shows the return before and after, and videos the result."""
+"""Teach a robot to run in about two minutes on two cores; shows the return before and after, and records the result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 
 def main(argv: list[str] | None = None) -> int:
     """
-    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate and video the result.
+    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate and record the result.
 
     :param argv: words of the command line, None for those of this process
     :return: exit code

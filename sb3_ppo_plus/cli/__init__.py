@@ -7,6 +7,7 @@ import logging
 import sys
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import NoReturn
 
 from sb3_ppo_plus import __version__
@@ -15,7 +16,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 # name: (module with HELP, add_arguments(parser) and run(args) -> exit code, help in one line)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("sb3_ppo_plus.cli.train", "train a model on any Gymnasium environment"),
-    "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, and film it"),
+    "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, record it, watch it"),
 }
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
@@ -82,7 +83,15 @@ def _dispatch(words: list[str]) -> int:
         # The libraries' own debug lines drown ours.
         for library in ("matplotlib", "PIL", "OpenGL", "imageio"):
             logging.getLogger(library).setLevel(logging.INFO)
+    _find_modules_here()
     return command.run(args)
+
+
+def _find_modules_here() -> None:
+    """Let ``--env module:Name`` find modules of the current folder; what is installed comes first."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
 
 
 def _overview() -> argparse.ArgumentParser:

@@ -24,7 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--episodes", type=int, default=20, metavar="N", help="number of episodes (20)")
     add("--seed", type=int, default=2_000_000, metavar="N", help="seed, by default far from those of training")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely one")
-    add("--film", type=Path, default=None, metavar="FILE", help="write a film, .gif or .mp4 (needs imageio-ffmpeg)")
+    picture = parser.add_mutually_exclusive_group()
+    picture.add_argument(
+        "--video",
+        type=Path,
+        default=None,
+        metavar="FILE",
+        help="write a video, .gif or .mp4 (needs imageio-ffmpeg); needs no screen",
+    )
+    picture.add_argument("--render", action="store_true", help="show the episodes in a window, in real time")
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--best", action="store_true", default=True, help="the model with the best evaluation (this is the default)"
@@ -37,28 +45,48 @@ def run(args: argparse.Namespace) -> int:
     :param args: parsed arguments
     :return: exit code
     """
-    from sb3_ppo_plus.cli.rendering import choose_mujoco_renderer
+    from sb3_ppo_plus.cli import EXIT_INTERRUPTED, EXIT_OK
+    from sb3_ppo_plus.cli.rendering import choose_mujoco_renderer, choose_window
     from sb3_ppo_plus.runs.values import require_number
 
     require_number("--episodes", args.episodes, minimum=1)
     require_number("--seed", args.seed, minimum=0)
     # Before anything imports mujoco, which reads the choice once.
-    missing_renderer = choose_mujoco_renderer() if args.film else None
+    if args.render:
+        choose_window()
+    missing_renderer = choose_mujoco_renderer() if args.video else None
 
     import torch as th
 
     from sb3_ppo_plus.runs.evaluate import evaluate_agent, load_agent
-    from sb3_ppo_plus.runs.film import check_film_path
+    from sb3_ppo_plus.runs.video import check_video_path
 
-    if args.film:
-        check_film_path(args.film)
+    if args.video:
+        check_video_path(args.video)
     th.set_num_threads(1)  # batches of a few observations gain nothing from more
     agent = load_agent(args.source, args.env, best=args.best)
+    if args.render:
+        finished = _render(agent, args.episodes, args.seed, not args.stochastic)
+        return EXIT_OK if finished else EXIT_INTERRUPTED
     evaluation = evaluate_agent(agent, args.episodes, args.seed, deterministic=not args.stochastic)
     _print(agent, evaluation.returns, evaluation.lengths)
-    if args.film:
-        _film(agent, args.film, args.seed, not args.stochastic, missing_renderer)
-    return 0
+    if args.video:
+        _record(agent, args.video, args.seed, not args.stochastic, missing_renderer)
+    return EXIT_OK
+
+
+def _render(agent: Agent, n_episodes: int, seed: int, deterministic: bool) -> bool:
+    """Show the agent and print the numbers of what was seen; False after Ctrl-C."""
+    from sb3_ppo_plus.runs.window import INTERRUPTED, show_agent
+
+    episodes = "1 episode" if n_episodes == 1 else f"{n_episodes} episodes"
+    print(f"showing {episodes} of {agent.config.env}; close the window or press Ctrl-C to stop", flush=True)
+    shown = show_agent(agent, n_episodes, seed, deterministic)
+    if shown.evaluation.returns:
+        _print(agent, shown.evaluation.returns, shown.evaluation.lengths)
+    else:
+        print("no episode was seen to its end")
+    return shown.ended != INTERRUPTED
 
 
 def _print(agent: Agent, returns: list[float], lengths: list[int]) -> None:
@@ -72,18 +100,18 @@ def _print(agent: Agent, returns: list[float], lengths: list[int]) -> None:
     print(f"  episode length   {np.mean(lengths):,.1f} ± {np.std(lengths):,.1f}")
 
 
-def _film(agent: Agent, path: Path, seed: int, deterministic: bool, missing_renderer: str | None) -> None:
-    """Film when it can be done; the numbers above are worth more than the film, so its failure is no failure."""
-    from sb3_ppo_plus.runs.envs import uses_mujoco
-    from sb3_ppo_plus.runs.film import record_film
+def _record(agent: Agent, path: Path, seed: int, deterministic: bool, missing_renderer: str | None) -> None:
+    """Record when it can be done; the numbers above are worth more than the video, so its failure is no failure."""
+    from sb3_ppo_plus.runs.ids import uses_mujoco
+    from sb3_ppo_plus.runs.video import record_video
 
     if missing_renderer and uses_mujoco(agent.config.env):
-        print(f"no film: {missing_renderer}", file=sys.stderr)
+        print(f"no video: {missing_renderer}", file=sys.stderr)
         return
     try:
-        record_film(agent, path, seed, deterministic)
+        record_video(agent, path, seed, deterministic)
     except Exception as error:  # rendering fails in as many ways as there are drivers
-        logging.getLogger(__name__).debug("filming failed", exc_info=True)
-        print(f"no film: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        logging.getLogger(__name__).debug("recording failed", exc_info=True)
+        print(f"no video: {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return
-    print(f"  film             {path} ({path.stat().st_size / 1e6:.1f} MB)")
+    print(f"  video            {path} ({path.stat().st_size / 1e6:.1f} MB)")

@@ -1,4 +1,4 @@
-"""Which renderer MuJoCo uses on a machine without a screen; to be chosen before mujoco is imported."""
+"""How MuJoCo draws, without a screen and on one; to be chosen before mujoco is imported."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import os
 import subprocess
 import sys
 from importlib.util import find_spec
+
+from sb3_ppo_plus.errors import InvalidArgument
 
 # In this order: EGL is fast (GPU or Mesa), OSMesa always draws in software.
 BACKENDS = ("egl", "osmesa")
@@ -35,6 +37,22 @@ def choose_mujoco_renderer() -> str | None:
             os.environ["MUJOCO_GL"] = backend
             return None
     return None if os.environ.get("DISPLAY") else REMEDY
+
+
+def choose_window() -> None:
+    """
+    Check that there is a screen, and let MuJoCo draw on it, whatever it was told to use for pictures in memory.
+
+    :raises InvalidArgument: without a screen
+    """
+    screens = ("DISPLAY", "WAYLAND_DISPLAY")
+    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in screens):
+        raise InvalidArgument(
+            f"--render opens a window, and there is no screen here (neither {' nor '.join(screens)} is set); use "
+            "--video FILE, which needs none"
+        )
+    if os.environ.get("MUJOCO_GL"):
+        os.environ["MUJOCO_GL"] = "glfw"
 
 
 def renderer_works(backend: str, timeout: float = 60.0) -> bool:

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from sb3_ppo_plus.runs.train import RunResult
 
 HELP = (
-    "Train a model on any Gymnasium environment. Hyperparameters come from the zoo block of the environment, then "
-    "--config, then --set, then the flags here; the later one wins. Everything lands in one run folder."
+    "Train a model on any Gymnasium environment, or a MujocoTask of your own. Hyperparameters come from the zoo block "
+    "of the environment, then --config, then --set, then the flags here; the later one wins. Everything lands in one "
+    "run folder."
 )
 
 
@@ -25,11 +26,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     suppress = argparse.SUPPRESS
     add = parser.add_argument
-    add("--env", default=suppress, metavar="ID", help="Gymnasium id, or module:EnvId to import its module first")
+    add(
+        "--env",
+        default=suppress,
+        metavar="ID",
+        help="Gymnasium id; module:EnvId to import its module first; module:Class for a MujocoTask of your own",
+    )
     add("-n", "--n-timesteps", default=suppress, metavar="STEPS", help="environment steps in total, for example 1e6")
     add("--seed", default=suppress, metavar="N", help="seed of everything random (0 when nothing sets it)")
     add("--n-envs", default=suppress, metavar="N", help="environments stepped together")
-    add("--vec-env", default=suppress, metavar="KIND", help="dummy: all in one process; subproc: one process each")
+    add(
+        "--vec-env",
+        default=suppress,
+        metavar="KIND",
+        help="native: MuJoCo tasks on native threads; dummy: all in one process; subproc: one process each; "
+        "auto: native where it can be, else dummy (auto)",
+    )
     add(
         "--config",
         type=Path,
@@ -139,4 +151,4 @@ def _summarize(env: str, result: RunResult) -> None:
         print(f"  learning curve   {folder.curve}")
     saved = folder.model(best=True) if folder.model(best=True).is_file() else folder.model(best=False)
     print(f"  model            {saved}")
-    print(f"  look at it       ppo-plus eval {folder.path} --film film.gif")
+    print(f"  look at it       ppo-plus eval {folder.path} --video video.gif")

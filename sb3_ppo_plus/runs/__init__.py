@@ -1,1 +1,1 @@
-"""Everything about one training run: its configuration, its folder, its environments, its evaluation and its film."""
+"""Everything about one training run: its configuration, folder, environments and evaluation; its video and window."""

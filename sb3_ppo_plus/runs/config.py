@@ -19,6 +19,7 @@ from sb3_ppo_plus.runs.values import parse_mapping, require_number
 
 # Written for the reader of config.yml, and skipped when it is loaded.
 NOTES = ("versions", "command")
+VEC_ENVS = ("auto", "native", "dummy", "subproc")
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy", "mujoco")
 
 
@@ -27,15 +28,18 @@ class RunConfig:
     """
     Everything that decides the outcome of a run.
 
-    :param env: environment id, also ``module:EnvId``
+    :param env: environment id, also ``module:EnvId``; ``module:Class`` for a MujocoTask of your own
     :param seed: seeds the policy, the environments and the evaluation
     :param n_timesteps: environment steps in total; more is slower and usually better
     :param n_envs: environments stepped together; more is faster per step and makes each rollout larger
-    :param vec_env: ``dummy`` (one process, best for fast environments) or ``subproc`` (one process each, for slow ones)
+    :param vec_env: how the environments step: ``native`` (MujocoVecEnv, for MuJoCo tasks), ``dummy`` (one process, best
+        for other fast environments), ``subproc`` (one process each, for slow ones), or ``auto`` (native where it can
+        be, else dummy)
     :param policy: policy name, or None to choose by the observation space
     :param normalize: False, or the arguments of VecNormalize; ``"auto"`` normalizes when observations are vectors
-    :param env_kwargs: arguments of the environment
-    :param env_wrapper: import paths of Gymnasium wrappers, innermost first, each a name or {name: arguments}
+    :param env_kwargs: arguments of the environment; for a native one also options of MujocoVecEnv (``randomization``)
+    :param env_wrapper: import paths of Gymnasium wrappers, innermost first, each a name or {name: arguments}; not for
+        native environments
     :param vec_env_wrapper: the same for VecEnv wrappers
     :param frame_stack: stack this many observations, None for no stacking
     :param eval_freq: timesteps between evaluations, None for a tenth of the run, 0 for only at start and end
@@ -49,7 +53,7 @@ class RunConfig:
     seed: int = 0
     n_timesteps: int = 1_000_000
     n_envs: int = 8
-    vec_env: str = "dummy"
+    vec_env: str = "auto"
     policy: str | None = None
     normalize: Any = False
     env_kwargs: dict[str, Any] = field(default_factory=dict)
@@ -151,8 +155,8 @@ def _checked(own: dict[str, Any]) -> dict[str, Any]:
     for name, smallest in minimum.items():
         if name in own and not (own[name] is None and name in optional):
             own[name] = require_number(name, own[name], minimum=smallest)
-    if own.get("vec_env", "dummy") not in ("dummy", "subproc"):
-        raise InvalidArgument(f"vec_env is {own['vec_env']!r}; give dummy or subproc")
+    if own.get("vec_env", "auto") not in VEC_ENVS:
+        raise InvalidArgument(f"vec_env is {own['vec_env']!r}; give {', '.join(VEC_ENVS[:-1])} or {VEC_ENVS[-1]}")
     if isinstance(own.get("normalize"), str) and own["normalize"] != "auto":
         own["normalize"] = parse_mapping("normalize", own["normalize"])
     if not isinstance(own.get("normalize", False), bool | dict) and own["normalize"] != "auto":

@@ -1,4 +1,4 @@
-"""Environments of a run: the id checked with a helpful answer, training and evaluation built alike."""
+"""Environments of a run, training and evaluation built alike."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.connection import wait
 from typing import Any
 
 import gymnasium as gym
@@ -24,10 +25,13 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.naming import did_you_mean
+from sb3_ppo_plus.runs.ids import check_env_id, uses_mujoco
+from sb3_ppo_plus.runs.native import choose_vec_env, make_native
 
 logger = logging.getLogger(__name__)
 
+# Seconds without any answer after which none is on its way.
+_PATIENCE = 0.5
 # Words in an entry point or an error, and what to install for them.
 _EXTRAS = {
     "mujoco": 'pip install "sb3-ppo-plus[mujoco]"',
@@ -38,42 +42,10 @@ _EXTRAS = {
 }
 
 
-def check_env_id(env_id: str) -> None:
-    """
-    Check that an environment id is registered.
-
-    :param env_id: Gymnasium id, or ``module:EnvId`` to import the module that registers it first
-    :raises InvalidArgument: naming near matches, or what to install
-    """
-    module, _, name = env_id.rpartition(":")
-    if module:
-        try:
-            importlib.import_module(module)
-        except ImportError as missing:
-            raise InvalidArgument(
-                f"env is {env_id!r}, but module {module!r} cannot be imported ({missing})"
-            ) from missing
-    try:
-        gym.spec(name)
-    except error.Error as unknown:
-        hint = did_you_mean(name, gym.registry) or "write module:EnvId when another package registers it"
-        raise InvalidArgument(f"unknown environment {env_id!r}; {hint}") from unknown
-
-
-def uses_mujoco(env_id: str) -> bool:
-    """
-    :param env_id: environment id
-    :return: whether it is one of Gymnasium's MuJoCo environments, or comes from a package with MuJoCo in its name
-    """
-    module, _, name = env_id.rpartition(":")
-    spec = gym.registry.get(name)
-    return "mujoco" in module or (spec is not None and "mujoco" in str(spec.entry_point))
-
-
 @dataclass(frozen=True)
 class EnvMaker:
     """
-    Makes one environment; picklable, so that it also works in another process.
+    Makes one environment of Gymnasium; picklable, so that it also works in another process.
 
     :param env_id: Gymnasium id
     :param in_worker: whether it runs in a process of its own, which then leaves Ctrl-C to the main process
@@ -90,21 +62,44 @@ class EnvMaker:
         return gym.make(self.env_id, **kwargs)
 
 
+class Workers(SubprocVecEnv):
+    """SB3's SubprocVecEnv, which can be closed in the middle of a step as well: where Ctrl-C leaves it."""
+
+    def close(self) -> None:
+        """End the processes. SB3's method waits for the answer of each, but Ctrl-C may come after some were read."""
+        if self.waiting and not self.closed:
+            self.waiting = False
+            ready = wait(self.remotes, _PATIENCE)
+            while ready:
+                for remote in self.remotes:
+                    if remote in ready:
+                        remote.recv()
+                ready = wait(self.remotes, _PATIENCE)
+        super().close()
+
+
 def probe_spaces(config: RunConfig) -> tuple[spaces.Space, spaces.Space]:
     """
-    Build one environment and look at it, so that whatever is wrong with it is found before anything is started.
+    Build the environment and look at it, so that whatever is wrong with it is found before anything is started.
 
     :param config: configuration of the run
     :return: observation space and action space, after the wrappers
     :raises InvalidArgument: when it cannot be built, or when PPO cannot act in it
     """
     check_env_id(config.env)
-    wrapper = wrapper_function("env_wrapper", config.env_wrapper)
+    kind = choose_vec_env(config)
     try:
-        env = EnvMaker(config.env)(**config.env_kwargs)
-        env = env if wrapper is None else wrapper(env)
+        if kind == "native":
+            # Two, because one would hide a task that forgets its first dimension.
+            env: gym.Env | VecEnv = make_native(config, 2, 0, config.env_kwargs)
+        else:
+            wrapper = wrapper_function("env_wrapper", config.env_wrapper)
+            env = EnvMaker(config.env)(**config.env_kwargs)
+            env = env if wrapper is None else wrapper(env)
+    except InvalidArgument:
+        raise
     except (ImportError, error.DependencyNotInstalled) as missing:
-        raise InvalidArgument(f"{config.env} needs a package that is not there: {_remedy(str(missing))}") from missing
+        raise InvalidArgument(f"{config.env} needs a package that is not there: {remedy(str(missing))}") from missing
     except Exception as failed:  # any environment may raise anything; the reason is passed on
         raise InvalidArgument(
             f"{config.env} cannot be built with env_kwargs={config.env_kwargs}, env_wrapper={config.env_wrapper}: "
@@ -118,29 +113,43 @@ def probe_spaces(config: RunConfig) -> tuple[spaces.Space, spaces.Space]:
             f"{config.env} has the action space {action_space}; PPO acts in Box, Discrete, MultiDiscrete, MultiBinary: "
             "flatten it with an env_wrapper"
         )
+    inner = observation_space.spaces.items() if isinstance(observation_space, spaces.Dict) else []
+    numbers = [name for name, entry in inner if isinstance(entry, spaces.Box) and entry.shape == ()]
+    if numbers:
+        raise InvalidArgument(
+            f"{config.env} observes single numbers ({', '.join(numbers)}), where Stable-Baselines3 takes vectors only; "
+            "give env_wrapper gymnasium.wrappers.FlattenObservation"
+        )
     return observation_space, action_space
 
 
-def make_env(config: RunConfig, n_envs: int, seed: int | None, vec_env: str, env_kwargs: dict[str, Any]) -> VecEnv:
+def make_env(
+    config: RunConfig, n_envs: int, seed: int | None, env_kwargs: dict[str, Any], in_workers: bool = False
+) -> VecEnv:
     """
     Build the environments with every wrapper except the normalizer and those that stand outside of it.
 
     :param config: configuration of the run
     :param n_envs: number of environments
     :param seed: seed of the first one; the others count up
-    :param vec_env: ``dummy`` or ``subproc``
     :param env_kwargs: arguments of each environment
+    :param in_workers: give each a process of its own if the run asks for it; else they step in this one
     :return: vectorized environment, monitored
     """
-    classes: dict[str, type[DummyVecEnv] | type[SubprocVecEnv]] = {"dummy": DummyVecEnv, "subproc": SubprocVecEnv}
-    env: VecEnv = make_vec_env(
-        EnvMaker(config.env, in_worker=vec_env == "subproc"),
-        n_envs=n_envs,
-        seed=seed,
-        wrapper_class=wrapper_function("env_wrapper", config.env_wrapper),
-        env_kwargs=env_kwargs,
-        vec_env_cls=classes[vec_env],
-    )
+    kind = choose_vec_env(config)
+    env: VecEnv
+    if kind == "native":
+        env = make_native(config, n_envs, seed, env_kwargs)
+    else:
+        in_workers = in_workers and kind == "subproc"
+        env = make_vec_env(
+            EnvMaker(config.env, in_worker=in_workers),
+            n_envs=n_envs,
+            seed=seed,
+            wrapper_class=wrapper_function("env_wrapper", config.env_wrapper),
+            env_kwargs=env_kwargs,
+            vec_env_cls=Workers if in_workers else DummyVecEnv,
+        )
     outer = wrapper_function("vec_env_wrapper", config.vec_env_wrapper)
     return env if outer is None else outer(env)
 
@@ -163,7 +172,7 @@ def make_training_env(config: RunConfig) -> VecEnv:
     :param config: resolved configuration (``normalize`` is False or a mapping)
     :return: environments to train in
     """
-    env = make_env(config, config.n_envs, config.seed, config.vec_env, config.env_kwargs)
+    env = make_env(config, config.n_envs, config.seed, config.env_kwargs, in_workers=True)
     if isinstance(config.normalize, dict):
         env = VecNormalize(env, **config.normalize)
     return finish_env(env, config)
@@ -173,14 +182,15 @@ def make_eval_env(config: RunConfig, n_envs: int, seed: int) -> VecEnv:
     """
     Build environments to evaluate in: the same wrappers, the normalizer frozen and the rewards as they are.
 
-    They step in this process: a policy waits for all of them anyway, and evaluations are short.
+    They step in this process, natively when training does: a policy waits for all of them anyway, and evaluations are
+    short.
 
     :param config: resolved configuration
     :param n_envs: number of environments; more makes an evaluation faster
     :param seed: seed, different from that of training
     :return: environments whose statistics are still to be filled
     """
-    env = make_env(config, n_envs, seed, "dummy", config.env_kwargs)
+    env = make_env(config, n_envs, seed, config.env_kwargs)
     if isinstance(config.normalize, dict):
         env = VecNormalize(env, **{**config.normalize, "training": False, "norm_reward": False})
     return finish_env(env, config)
@@ -245,8 +255,11 @@ def _needs_transpose(space: spaces.Space) -> bool:
     return any(is_image_space(box) and not is_image_space_channels_first(box) for box in boxes)
 
 
-def _remedy(message: str) -> str:
-    """What to install, from the text of an import error."""
+def remedy(message: str) -> str:
+    """
+    :param message: text of an import error
+    :return: what to install, or the text itself where that is not known
+    """
     for word, install in _EXTRAS.items():
         if word in message.lower():
             return install
@@ -255,9 +268,11 @@ def _remedy(message: str) -> str:
 
 def _log_mujoco_warnings() -> None:
     """
-    Send MuJoCo's own warnings to the log.
+    Send MuJoCo's own warnings to the log, for Gymnasium's environments with any version of MuJoCo.
 
     By default it prints them and appends them to a file MUJOCO_LOG.TXT in the working folder, once per environment.
+    MujocoVecEnv has a handler of its own, which is quiet about unstable simulations because it counts them; here
+    nothing else would tell of them.
     """
     try:
         import mujoco

@@ -18,6 +18,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
 from sb3_ppo_plus.runs.envs import finish_env, make_env, probe_spaces
 from sb3_ppo_plus.runs.folder import RunFolder
+from sb3_ppo_plus.runs.native import choose_vec_env
 from sb3_ppo_plus.runs.values import read_yaml
 
 # Episodes that step together.
@@ -48,7 +49,7 @@ class Agent:
         :return: environments as the model knows them, rewards as they are, statistics frozen
         """
         kwargs = {**self.config.env_kwargs, **(env_kwargs or {})}
-        env = make_env(self.config, n_envs, seed, "dummy", kwargs)
+        env = make_env(self.config, n_envs, seed, kwargs)
         if self.normalizer is not None:
             env = VecNormalize.load(str(self.normalizer), env)
             env.training = env.norm_reward = False
@@ -85,8 +86,9 @@ def load_agent(source: Path, env_id: str | None = None, best: bool = True, devic
     if config is None and env_id is None:
         raise InvalidArgument(f"{path} does not say which environment it is for (no config.yml beside it); give --env")
     if config is None or (env_id is not None and env_id != config.env):
-        # Another environment than the one trained in keeps the wrappers, not the arguments made for that one.
-        config = replace(config, env=env_id, env_kwargs={}) if config and env_id else RunConfig(env=str(env_id))
+        # Another environment than the one trained in keeps the wrappers, not what was chosen for that one.
+        config = replace(config or RunConfig(""), env=str(env_id), env_kwargs={}, vec_env="auto")
+    config = replace(config, vec_env=choose_vec_env(config))
     normalizer = folder.normalizer(best=path.name == folder.model(best=True).name)
     agent = Agent(_load_model(path, device), path, config, normalizer if normalizer.is_file() else None)
     check_fits(agent)

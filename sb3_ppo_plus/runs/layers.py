@@ -52,7 +52,7 @@ def assemble(
 def _zoo_block(env: str, zoo_file: Path | None) -> dict[str, Any]:
     """The tuned block of an environment, or the default block."""
     blocks = read_yaml(zoo_file or resource_path("zoo_configs", "ppo_plus.yml"))
-    block = blocks.get(env.rpartition(":")[2])
+    block = blocks.get(env, blocks.get(env.rpartition(":")[2]))
     if block is not None:
         return dict(block)
     default = dict(blocks.get(DEFAULT_BLOCK, {}))
@@ -77,7 +77,7 @@ def _select_block(blocks: dict[str, Any], env: str | None, path: Path | None) ->
     if env is None:
         raise InvalidArgument(f"{path} has blocks for {', '.join(blocks)}; choose one with --env")
     name = env.rpartition(":")[2]
-    block = blocks.get(name, blocks.get(DEFAULT_BLOCK))
+    block = blocks.get(env, blocks.get(name, blocks.get(DEFAULT_BLOCK)))
     if block is None:
         hint = did_you_mean(name, blocks) or f"it has {', '.join(blocks)}"
         raise InvalidArgument(f"{path} has no block for {name!r}; {hint}")

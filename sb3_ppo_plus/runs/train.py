@@ -31,6 +31,7 @@ from sb3_ppo_plus.runs.curve import draw_learning_curve
 from sb3_ppo_plus.runs.envs import has_image, is_vector, make_eval_env, make_training_env, probe_spaces
 from sb3_ppo_plus.runs.folder import RunFolder, new_run_folder
 from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
+from sb3_ppo_plus.runs.native import choose_vec_env, warn_if_slower
 
 logger = logging.getLogger(__name__)
 
@@ -99,30 +100,32 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     """
     check_device(config.device)
     observation_space, _ = probe_spaces(config)
+    warn_if_slower(config)
     config = resolve(config, observation_space)
     if config.threads is not None:
         th.set_num_threads(config.threads)
     arguments = {**config.hyperparameters}
     arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
-    env: VecEnv | None = None
+    built: list[VecEnv] = []
     try:
-        env = make_training_env(config)
-        eval_env = make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET)
+        built.append(make_training_env(config))
+        env = built[0]
+        built.append(make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET))
         model = PPOPlus(config.policy or "MlpPolicy", env, seed=config.seed, device=config.device, **arguments)
     except (ValueError, TypeError, AssertionError) as refused:
-        if env is not None:
+        for env in built:
             env.close()
         if isinstance(refused, InvalidArgument):
             raise
         raise InvalidArgument(
             f"the configuration was refused: {' '.join(str(refused).split()) or refused!r}"
         ) from refused
-    return PreparedRun(config, model, eval_env)
+    return PreparedRun(config, model, eval_env=built[1])
 
 
 def resolve(config: RunConfig, observation_space: spaces.Space) -> RunConfig:
     """
-    Decide what the configuration left to the observation space, and write out every default.
+    Decide what the configuration left open, mostly by the observation space, and write out every default.
 
     :param config: configuration as it was put together
     :param observation_space: of one environment
@@ -145,6 +148,7 @@ def resolve(config: RunConfig, observation_space: spaces.Space) -> RunConfig:
         device = "cuda" if images and th.cuda.is_available() else "cpu"
     return replace(
         config,
+        vec_env=choose_vec_env(config),
         policy=config.policy or chosen,
         normalize=normalize,
         eval_freq=max(1, config.n_timesteps // 10) if config.eval_freq is None else config.eval_freq,

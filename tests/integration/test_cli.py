@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ from sb3_ppo_plus import __version__, cli
 from sb3_ppo_plus.callbacks import Progress
 from sb3_ppo_plus.cli import rendering
 from sb3_ppo_plus.cli.progress import LinePrinter, describe
+from sb3_ppo_plus.errors import InvalidArgument
 
+LOADED = ("torch", "gymnasium", "stable_baselines3", "mujoco")
 HEAVY = ("torch", "gymnasium", "stable_baselines3", "matplotlib", "numpy", "rich", "yaml")
 
 
@@ -66,7 +69,25 @@ ERRORS: dict[str, tuple[list[str], str]] = {
     "unknown preset": (["train", "--env", "CartPole-v1", "--preset", "magic"], "magic"),
     "bad normalizer": (["train", "--env", "CartPole-v1", "--set", "normalize={clip: 3}"], "clip"),
     "no such run": (["eval", "runs/none"], "there is no runs/none"),
-    "bad film": (["eval", ".", "--film", "film.webm"], "film 'film.webm' ends in '.webm'; give a name ending in .gif"),
+    "bad video": (
+        ["eval", ".", "--video", "video.webm"],
+        "video 'video.webm' ends in '.webm'; give a name ending in .gif",
+    ),
+    "native wrapper": (
+        [
+            "train",
+            "--env",
+            "HalfCheetah-v5",
+            "--vec-env",
+            "native",
+            "--set",
+            "env_wrapper=gymnasium.wrappers.ClipAction",
+        ],
+        "use a vec_env_wrapper instead, or give vec_env dummy",
+    ),
+    "no task": (["train", "--env", "CartPole-v1", "--vec-env", "native"], "give vec_env dummy or subproc"),
+    "missing module": (["train", "--env", "no_such_robot:Balance"], "module 'no_such_robot' cannot be imported"),
+    "window and video": (["eval", ".", "--render", "--video", "v.gif"], "--video: not allowed with argument --render"),
     "no episodes": (["eval", ".", "--episodes", "0"], "--episodes is 0"),
 }
 
@@ -133,6 +154,36 @@ def test_the_first_renderer_that_works_is_chosen(monkeypatch: pytest.MonkeyPatch
     assert "libegl1" in rendering.REMEDY and "libosmesa6" in rendering.REMEDY
     environment["DISPLAY"] = ":0"
     assert rendering.choose_mujoco_renderer() is None, "a screen is there to draw on"
+
+
+@pytest.mark.parametrize("screen", ["DISPLAY", "WAYLAND_DISPLAY"])
+def test_a_window_needs_a_screen_and_mujoco_draws_on_it(screen: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment: dict[str, str] = {"MUJOCO_GL": "egl"}
+    system = SimpleNamespace(platform="linux")
+    monkeypatch.setattr(rendering, "os", SimpleNamespace(environ=environment))
+    monkeypatch.setattr(rendering, "sys", system)
+    with pytest.raises(InvalidArgument, match=r"no screen here .* use --video FILE, which needs none"):
+        rendering.choose_window()
+    assert environment == {"MUJOCO_GL": "egl"}
+    environment[screen] = ":0"
+    rendering.choose_window()
+    assert environment == {"MUJOCO_GL": "glfw", screen: ":0"}
+    environment.clear()
+    system.platform = "darwin"
+    rendering.choose_window()
+    assert environment == {}, "MuJoCo's own choice is a window"
+
+
+def test_without_a_screen_nothing_is_loaded_for_a_window() -> None:
+    code = (
+        "import sys; sys.platform = 'linux'; from sb3_ppo_plus.cli import main; code = main(sys.argv[1:]); "
+        f"print([name for name in {LOADED} if name in sys.modules], code)"
+    )
+    environment = {key: value for key, value in os.environ.items() if key not in ("DISPLAY", "WAYLAND_DISPLAY")}
+    words = ["eval", "no_such_run", "--render"]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, env=environment)
+    assert done.stdout == "[] 2\n"
+    assert done.stderr.startswith("error: --render opens a window, and there is no screen here")
 
 
 def test_a_renderer_that_does_not_exist_does_not_work() -> None:

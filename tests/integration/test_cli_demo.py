@@ -1,4 +1,4 @@
-"""The demo, with few steps: the whole way from training to the film."""
+"""The demo, with few steps: the whole way from training to the video."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.film import FilmFormat, render_kwargs
+from sb3_ppo_plus.runs.video import VideoFormat, render_kwargs
 
 DEMO = Path(__file__).resolve().parents[2] / "examples" / "demo.py"
 
@@ -26,22 +27,25 @@ def test_the_demo_trains_evaluates_and_says_where_everything_lies(tmp_path: Path
     assert "return before" in done.stdout and "(8 episodes)" in done.stdout
     assert "(20 episodes)" in done.stdout
     assert str(run / "learning_curve.png") in done.stdout
-    film = run / "film.gif"
-    if film.is_file():
-        assert film.stat().st_size < 3e6
-        assert str(film) in done.stdout
+    video = run / "video.gif"
+    if video.is_file():
+        assert video.stat().st_size < 3e6
+        assert str(video) in done.stdout
+        with Image.open(video) as gif:
+            # Pictures that equal the one before are written as one.
+            assert gif.n_frames > 100  # type: ignore[attr-defined]
     else:
-        assert "no film: " in done.stderr
+        assert "no video: " in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["Reacher-v5_1"]
 
 
-def test_a_robot_is_filmed_by_its_tracking_camera_and_mujoco_litters_nothing(
+def test_a_robot_is_recorded_by_its_tracking_camera_and_mujoco_litters_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("mujoco")
     monkeypatch.chdir(tmp_path)
     config = RunConfig("HalfCheetah-v5", env_kwargs={"width": 64})
-    kwargs = render_kwargs(config, FilmFormat(width=320, height=240))
+    kwargs = render_kwargs(config, VideoFormat(width=320, height=240))
     assert kwargs == {"render_mode": "rgb_array", "width": 64, "height": 240, "camera_name": "track"}
     # MuJoCo would print what is deprecated in Gymnasium's file, and write it to MUJOCO_LOG.TXT.
     assert capfd.readouterr() == ("", "")

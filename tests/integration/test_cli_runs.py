@@ -1,4 +1,4 @@
-"""The command line with short trainings: run folders, repeated runs, evaluation, films, Ctrl-C."""
+"""The command line with short trainings: run folders, repeated runs, evaluation, videos, Ctrl-C."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_what_is_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "text.zip cannot be loaded as a PPO model" in capsys.readouterr().err
 
 
-def test_mixed_observations_are_trained_and_filmed(
+def test_mixed_observations_are_trained_and_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MUJOCO_GL", "egl")  # no probing: this environment draws by itself
@@ -214,10 +214,10 @@ def test_mixed_observations_are_trained_and_filmed(
     run = tmp_path / "Stills-v0_1"
     config = yaml.safe_load((run / "config.yml").read_text())
     assert (config["policy"], config["normalize"]) == ("MultiInputPolicy", False)
-    film = tmp_path / "film.gif"
-    assert cli.main(["eval", str(run), "--episodes", "2", "--film", str(film)]) == 0
+    video = tmp_path / "video.gif"
+    assert cli.main(["eval", str(run), "--episodes", "2", "--video", str(video)]) == 0
     assert "5.0 ± 0.0 (2 episodes)" in capsys.readouterr().out
-    with Image.open(film) as gif:
+    with Image.open(video) as gif:
         assert gif.size == (320, 240)
         shown = []
         for frame in range(gif.n_frames):
@@ -228,17 +228,17 @@ def test_mixed_observations_are_trained_and_filmed(
     assert [round(gray / 40) for gray, _ in shown[:7]] == [0, 1, 2, 3, 4, 0, 1]
 
 
-def test_a_film_that_cannot_be_made_is_no_failure(
+def test_a_video_that_cannot_be_made_is_no_failure(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sb3_ppo_plus.cli.rendering.choose_mujoco_renderer", lambda: "install libegl1")
-    monkeypatch.setattr("sb3_ppo_plus.runs.envs.uses_mujoco", lambda env_id: True)
-    film = tmp_path / "film.gif"
-    assert cli.main(["eval", str(run), "--episodes", "1", "--film", str(film)]) == 0
+    monkeypatch.setattr("sb3_ppo_plus.runs.ids.uses_mujoco", lambda env_id: True)
+    video = tmp_path / "video.gif"
+    assert cli.main(["eval", str(run), "--episodes", "1", "--video", str(video)]) == 0
     captured = capsys.readouterr()
     assert "return " in captured.out
-    assert captured.err == "no film: install libegl1\n"
-    assert not film.exists()
+    assert captured.err == "no video: install libegl1\n"
+    assert not video.exists()
 
 
 def test_an_exception_in_training_leaves_the_latest_evaluation(

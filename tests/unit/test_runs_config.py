@@ -110,7 +110,7 @@ def test_a_written_config_is_read_back_whole_and_ignores_the_zoo(zoo: Path, tmp_
         ({"n_envs": 2.5}, "n_envs is 2.5"),
         ({"seed": "abc"}, "seed is 'abc'"),
         ({"seed": None}, "seed is None"),
-        ({"vec_env": "threads"}, "vec_env is 'threads'; give dummy or subproc"),
+        ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, dummy or subproc"),
         ({"normalize": 3}, "normalize is 3"),
         ({"normalize": "exec('x')"}, "normalize: cannot read"),
         ({"env_kwargs": [1]}, r"env_kwargs is \[1\]"),
@@ -173,6 +173,26 @@ def test_a_device_that_is_not_there_is_refused_with_those_that_are() -> None:
 def test_an_environment_that_cannot_be_built_is_explained(config: RunConfig, message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         probe_spaces(config)
+
+
+class Gauges(gym.Env):
+    """Two single numbers and a vector in a mapping, as dm_control gives them."""
+
+    observation_space = spaces.Dict(
+        {"height": spaces.Box(0.0, 1.0, ()), "speed": spaces.Box(0.0, 1.0, ()), "pose": VECTOR}
+    )
+    action_space = spaces.Discrete(2)
+
+
+def test_single_numbers_in_a_mapping_are_to_be_flattened() -> None:
+    gym.register("Gauges-v0", entry_point=Gauges)
+    with pytest.raises(
+        InvalidArgument, match=r"single numbers \(height, speed\).*env_wrapper gymnasium\.wrappers\.Flat"
+    ):
+        probe_spaces(RunConfig("Gauges-v0"))
+    flat = RunConfig("Gauges-v0", env_wrapper="gymnasium.wrappers.FlattenObservation")
+    assert probe_spaces(flat)[0].shape == (5,)
+    gym.registry.pop("Gauges-v0")
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A short film of a trained model, as GIF or MP4."""
+"""A short video of a trained model, as GIF or MP4."""
 
 from __future__ import annotations
 
@@ -8,24 +8,22 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 from PIL import Image
 
 from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.envs import EnvMaker
 from sb3_ppo_plus.runs.evaluate import Agent
+from sb3_ppo_plus.runs.views import TRACKING_CAMERA, look_at
 
 SUFFIXES = (".gif", ".mp4")
-_TRACKING_CAMERA = "track"
 
 
 @dataclass(frozen=True)
-class FilmFormat:
+class VideoFormat:
     """
-    Size and length of a film.
+    Size and length of a video.
 
     :param width: pixels; larger is sharper and a larger file
     :param height: pixels
@@ -41,31 +39,31 @@ class FilmFormat:
     colors: int = 128
 
 
-def check_film_path(path: Path) -> None:
+def check_video_path(path: Path) -> None:
     """
-    Check, before anything long is started, that a film can be written in this format.
+    Check, before anything long is started, that a video can be written in this format.
 
     :param path: file to write
     :raises InvalidArgument: for an unknown suffix, or when MP4 needs a package that is not there
     """
     if path.suffix.lower() not in SUFFIXES:
-        raise InvalidArgument(f"film {str(path)!r} ends in {path.suffix!r}; give a name ending in .gif or .mp4")
+        raise InvalidArgument(f"video {str(path)!r} ends in {path.suffix!r}; give a name ending in .gif or .mp4")
     if path.suffix.lower() == ".mp4":
         try:
             import_module("imageio_ffmpeg")
         except ImportError as missing:
             raise InvalidArgument(
-                "an .mp4 film needs `pip install imageio-ffmpeg`; or give a name ending in .gif"
+                "an .mp4 video needs `pip install imageio-ffmpeg`; or give a name ending in .gif"
             ) from missing
 
 
-def record_film(
-    agent: Agent, path: Path, seed: int = 0, deterministic: bool = True, form: FilmFormat | None = None
+def record_video(
+    agent: Agent, path: Path, seed: int = 0, deterministic: bool = True, form: VideoFormat | None = None
 ) -> Path:
     """
-    Film a model at work; a new episode starts when one ends early.
+    Record a model at work; a new episode starts when one ends early.
 
-    MuJoCo's environments are filmed by their tracking camera. Which renderer MuJoCo uses is decided when it is first
+    MuJoCo's environments are seen by their tracking camera. Which renderer MuJoCo uses is decided when it is first
     imported (MUJOCO_GL), so the caller chooses it before.
 
     :param agent: model with its environment
@@ -75,8 +73,8 @@ def record_film(
     :param form: size and length
     :return: the path
     """
-    check_film_path(path)
-    form = form or FilmFormat()
+    check_video_path(path)
+    form = form or VideoFormat()
     env = agent.make_env(1, seed, render_kwargs(agent.config, form))
     try:
         rate = float(env.get_attr("metadata")[0].get("render_fps") or 30)
@@ -99,46 +97,45 @@ def record_film(
     return path
 
 
-def render_kwargs(config: RunConfig, form: FilmFormat) -> dict[str, Any]:
+def render_kwargs(config: RunConfig, form: VideoFormat) -> dict[str, Any]:
     """
     Find out what to ask an environment for, so that it draws small pictures and keeps a MuJoCo robot in view.
 
-    :param config: environment and its arguments, which win
-    :param form: size of the film
+    :param config: environment and its arguments, whose choice of size and camera wins
+    :param form: size of the video
     :return: arguments to add to those of the environment
     """
-    kwargs: dict[str, Any] = {"render_mode": "rgb_array"}
-    env: gym.Env = EnvMaker(config.env)(**config.env_kwargs)
-    model = getattr(env.unwrapped, "model", None) if hasattr(env.unwrapped, "mujoco_renderer") else None
-    env.close()
-    if model is not None:
-        kwargs |= {"width": form.width, "height": form.height}
-        if _TRACKING_CAMERA in [model.camera(index).name for index in range(model.ncam)]:
-            kwargs["camera_name"] = _TRACKING_CAMERA
-    return {**kwargs, **{key: config.env_kwargs[key] for key in kwargs if key in config.env_kwargs}}
+    views = look_at(config)
+    kwargs: dict[str, Any] = {}
+    if views.model is not None:
+        kwargs = {"width": form.width, "height": form.height}
+        if views.tracking_camera(config.env_kwargs) is not None:
+            kwargs["camera_name"] = TRACKING_CAMERA
+    given = {name: config.env_kwargs[name] for name in kwargs if name in config.env_kwargs}
+    return {**kwargs, **given, "render_mode": "rgb_array"}
 
 
-def _fitted(frame: np.ndarray | None, form: FilmFormat) -> Image.Image:
+def _fitted(frame: np.ndarray | None, form: VideoFormat) -> Image.Image:
     """A frame no larger than asked for, its proportions kept."""
     if frame is None:
         raise InvalidArgument(
-            "the environment draws no pictures (render_mode rgb_array gave nothing); leave out the film"
+            "the environment draws no pictures (render_mode rgb_array gave nothing); leave out the video"
         )
     picture = Image.fromarray(np.asarray(frame, dtype=np.uint8)[..., :3])
     picture.thumbnail((form.width, form.height))
     return picture
 
 
-def _write_gif(path: Path, frames: list[Image.Image], fps: float, form: FilmFormat) -> None:
+def _write_gif(path: Path, frames: list[Image.Image], fps: float, form: VideoFormat) -> None:
     # One palette for all, and no dithering: what does not move stays equal from frame to frame and costs nothing.
-    palette = _filmstrip(frames).quantize(form.colors, dither=Image.Dither.NONE)
+    palette = _samples(frames).quantize(form.colors, dither=Image.Dither.NONE)
     indexed = [frame.quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     # GIF counts in hundredths of a second.
     duration = max(2, round(100 / fps)) * 10
     indexed[0].save(path, save_all=True, append_images=indexed[1:], duration=duration, loop=0, optimize=True)
 
 
-def _filmstrip(frames: list[Image.Image]) -> Image.Image:
+def _samples(frames: list[Image.Image]) -> Image.Image:
     """Some frames side by side, for a palette that fits all."""
     chosen = frames[:: max(1, len(frames) // 8)]
     strip = Image.new("RGB", (sum(frame.width for frame in chosen), chosen[0].height))
@@ -149,7 +146,7 @@ def _filmstrip(frames: list[Image.Image]) -> Image.Image:
     return strip
 
 
-def _write_mp4(path: Path, frames: list[Image.Image], fps: float, form: FilmFormat) -> None:
+def _write_mp4(path: Path, frames: list[Image.Image], fps: float, form: VideoFormat) -> None:
     writer = import_module("imageio_ffmpeg").write_frames(str(path), frames[0].size, fps=fps, macro_block_size=2)
     writer.send(None)
     for data in _raw(frames):
