@@ -193,7 +193,7 @@ class Physics(Variant):
     def starts(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where these simulations of ours are now."""
         data = self.recorder.env.data
-        return ids, data.qpos.numpy()[ids], data.qvel.numpy()[ids]
+        return ids, data.qpos[ids], data.qvel[ids]
 
     def restart(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
         """Begin these simulations anew."""

@@ -7,8 +7,9 @@ O observation dimensions. Shapes stand in brackets at the end of a description.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch as th
 
 from sb3_ppo_plus.distributions import DistributionParams
@@ -28,8 +29,8 @@ class TensorStep(NamedTuple):
     :param terminated: True where the episode ended by the task's own rule [N]
     :param truncated: True where it was cut off, by a time limit for example [N]
     :param final_obs: observations before any reset, full size: equal to ``obs`` where nothing ended [N, O]
-    :param stats: figures of the step by name: reward terms, positions, ``episode_return`` and ``episode_length`` so far;
-        of the old episode where one ended [N] or [N, ...]
+    :param stats: figures of the step by name: reward terms, positions, ``episode_return`` and ``episode_length`` so
+        far; of the old episode where one ended [N] or [N, ...]
     """
 
     obs: Observations
@@ -38,6 +39,26 @@ class TensorStep(NamedTuple):
     truncated: th.Tensor
     final_obs: Observations
     stats: dict[str, th.Tensor]
+
+
+class ArrayStep(NamedTuple):
+    """
+    A :class:`TensorStep` on the host, in NumPy's arrays: what SB3's face of an environment is made of.
+
+    :param obs: observations to act on next, the receiver's own [N, O], or a mapping of such arrays
+    :param rewards: rewards, float32, the receiver's own [N]
+    :param terminated: True where the episode ended by the task's own rule [N]
+    :param truncated: True where it was cut off [N]
+    :param final_obs: observations before any reset, full size [N, O]
+    :param stats: figures of the step by name [N] or [N, ...]
+    """
+
+    obs: Any
+    rewards: np.ndarray
+    terminated: np.ndarray
+    truncated: np.ndarray
+    final_obs: Any
+    stats: dict[str, np.ndarray]
 
 
 class PolicyOutputs(NamedTuple):

@@ -1,16 +1,15 @@
-"""Rows of tensors, and from tensors to what SB3 expects: arrays of its own, one dictionary per environment."""
+"""From tensors to what SB3 expects: arrays of its own, and one dictionary per environment."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch as th
 
-from sb3_ppo_plus.types import Observations
 
-
-def map_observations(function: Any, observations: Observations) -> Any:
+def map_observations(function: Any, observations: th.Tensor | Mapping[str, th.Tensor]) -> Any:
     """
     Apply a function to an observation tensor, or to each tensor of a mapping.
 
@@ -23,7 +22,7 @@ def map_observations(function: Any, observations: Observations) -> Any:
     return function(observations)
 
 
-def to_numpy(observations: Observations) -> Any:
+def to_numpy(observations: th.Tensor | Mapping[str, th.Tensor]) -> Any:
     """
     Copy observations to the host.
 
@@ -31,6 +30,14 @@ def to_numpy(observations: Observations) -> Any:
     :return: arrays that share no memory with them
     """
     return map_observations(lambda value: value.detach().cpu().numpy().copy(), observations)
+
+
+def to_tensors(arrays: Mapping[str, np.ndarray]) -> dict[str, th.Tensor]:
+    """
+    :param arrays: arrays by name
+    :return: tensors on the same memory
+    """
+    return {name: th.from_numpy(value) for name, value in arrays.items()}
 
 
 def pick(observations: Any, index: int) -> Any:
@@ -42,20 +49,20 @@ def pick(observations: Any, index: int) -> Any:
     return map_observations(lambda value: value[index].copy(), observations)
 
 
-def rows(stats: Mapping[str, th.Tensor], n: int) -> list[dict[str, Any]]:
+def rows(stats: Mapping[str, np.ndarray], n: int) -> list[dict[str, Any]]:
     """
     :param stats: figures by name, each [n] or [n, ...]
     :param n: number of environments
-    :return: one dictionary per environment; scalars as Python numbers, vectors as arrays
+    :return: one dictionary per environment; scalars as Python numbers, vectors as arrays of its own
     """
     if not stats:
         return [{} for _ in range(n)]
     names = list(stats)
-    columns = [value.tolist() if value.ndim == 1 else list(to_numpy(value)) for value in stats.values()]
+    columns = [value.tolist() if value.ndim == 1 else list(value.copy()) for value in stats.values()]
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
-def where_rows(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:
+def where_rows(mask: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
     """
     Choose row by row.
 
@@ -64,4 +71,4 @@ def where_rows(mask: th.Tensor, yes: th.Tensor, no: th.Tensor) -> th.Tensor:
     :param no: rows of the same shape
     :return: rows of both [n, ...]
     """
-    return th.where(mask.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)
+    return np.where(mask.reshape(-1, *[1] * (yes.ndim - 1)), yes, no)

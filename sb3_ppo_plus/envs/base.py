@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import gymnasium as gym
@@ -23,7 +24,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvO
 
 from sb3_ppo_plus.envs.arrays import pick, rows, to_numpy
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.types import Observations, TensorStep
+from sb3_ppo_plus.types import ArrayStep, Observations, TensorStep
 
 EPISODE_RETURN, EPISODE_LENGTH = "episode_return", "episode_length"
 _EPISODE = frozenset({EPISODE_RETURN, EPISODE_LENGTH})
@@ -50,7 +51,7 @@ class TensorVecEnv(VecEnv):
     """
 
     #: figures of the state after the last reset of each environment, by name, each [N] or [N, ...]
-    reset_stats: Mapping[str, th.Tensor]
+    reset_stats: Mapping[str, th.Tensor] = MappingProxyType({})
     metadata: dict[str, Any]
 
     def __init__(
@@ -61,7 +62,6 @@ class TensorVecEnv(VecEnv):
         device: th.device | str = "cpu",
     ) -> None:
         self.device = th.device(device)
-        self.reset_stats = {}
         self._init_numpy_face()
         super().__init__(num_envs, observation_space, action_space)
 
@@ -123,7 +123,7 @@ class TensorVecEnv(VecEnv):
         :return: first observations, as arrays that the environment does not touch again
         """
         obs = to_numpy(self.reset_tensors())
-        self.reset_infos = rows(self.reset_stats, self.num_envs)
+        self.reset_infos = rows(to_numpy(self.reset_stats), self.num_envs)
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -137,13 +137,29 @@ class TensorVecEnv(VecEnv):
         :return: observations, rewards, dones and infos in SB3's form, none of which the environment touches again
         """
         assert self._actions is not None, "step_wait() without step_async()"
-        step = self.step_tensors(th.as_tensor(self._actions, device=self.device))
+        step = self.step_arrays(self._actions)
         self._actions = None
-        done = (step.terminated | step.truncated).cpu().numpy()
-        infos = self._infos(step, done.nonzero()[0].tolist())
-        return to_numpy(step.obs), to_numpy(step.rewards), done, infos
+        done = step.terminated | step.truncated
+        return step.obs, step.rewards, done, self._infos(step, done.nonzero()[0].tolist())
 
-    def _infos(self, step: TensorStep, finished: Sequence[int]) -> list[dict[str, Any]]:
+    def step_arrays(self, actions: np.ndarray) -> ArrayStep:
+        """
+        Take one step for the NumPy face. Environments that compute in arrays override it, which saves two copies.
+
+        :param actions: one action per environment [N, A]
+        :return: what came of it; observations and rewards are not touched again
+        """
+        step = self.step_tensors(th.as_tensor(actions, device=self.device))
+        return ArrayStep(
+            to_numpy(step.obs),
+            to_numpy(step.rewards),
+            step.terminated.cpu().numpy(),
+            step.truncated.cpu().numpy(),
+            to_numpy(step.final_obs),
+            {name: value.cpu().numpy() for name, value in step.stats.items()},
+        )
+
+    def _infos(self, step: ArrayStep, finished: Sequence[int]) -> list[dict[str, Any]]:
         """Build SB3's dictionaries; those of finished episodes get the keys that SB3 looks for."""
         infos = rows({name: value for name, value in step.stats.items() if name not in _EPISODE}, self.num_envs)
         for info in infos:
@@ -152,14 +168,12 @@ class TensorVecEnv(VecEnv):
             self._add_ends(infos, step, finished)
         return infos
 
-    def _add_ends(self, infos: list[dict[str, Any]], step: TensorStep, finished: Sequence[int]) -> None:
+    def _add_ends(self, infos: list[dict[str, Any]], step: ArrayStep, finished: Sequence[int]) -> None:
         """Tell what finished episodes ended with."""
-        final_obs = to_numpy(step.final_obs)
-        cut_off = (step.truncated & ~step.terminated)[finished].tolist()
-        fresh = rows({name: value[finished] for name, value in self.reset_stats.items()}, len(finished))
+        fresh = rows({name: to_numpy(value[finished]) for name, value in self.reset_stats.items()}, len(finished))
         for position, index in enumerate(finished):
-            infos[index]["TimeLimit.truncated"] = cut_off[position]
-            infos[index]["terminal_observation"] = pick(final_obs, index)
+            infos[index]["TimeLimit.truncated"] = bool(step.truncated[index] and not step.terminated[index])
+            infos[index]["terminal_observation"] = pick(step.final_obs, index)
             self.reset_infos[index] = fresh[position]
             if EPISODE_RETURN in step.stats:
                 infos[index]["episode"] = {

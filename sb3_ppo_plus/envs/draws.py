@@ -34,10 +34,17 @@ class Generators:
             elif seed is not None or self._generators[index] is None:
                 self._generators[index] = seeding.np_random(None if seed is None else int(seed))[0]
 
-    def draw(self, ids: np.ndarray) -> GeneratorDraw:
+    def draw(self, ids: np.ndarray) -> TensorDraw:
         """
         :param ids: environments to draw for [m]
-        :return: their random numbers
+        :return: their random numbers, as tensors
+        """
+        return TensorDraw(self.draw_arrays(ids))
+
+    def draw_arrays(self, ids: np.ndarray) -> GeneratorDraw:
+        """
+        :param ids: environments to draw for [m]
+        :return: their random numbers, as arrays
         """
         return GeneratorDraw([self[index] for index in ids.tolist()])
 
@@ -68,7 +75,7 @@ class GeneratorDraw:
     """
     Random numbers [m, size] from m generators, row by row: the numbers that each alone would have given.
 
-    It is the :class:`~sb3_ppo_plus.envs.tasks.base.Draw` of the CPU engine.
+    It is the :class:`~sb3_ppo_plus.envs.tasks.base.Draw` of the CPU engine, in arrays.
 
     :param generators: one per environment
     """
@@ -76,7 +83,7 @@ class GeneratorDraw:
     def __init__(self, generators: Sequence[np.random.Generator]) -> None:
         self.generators = generators
 
-    def uniform(self, low: float | Sequence[float], high: float | Sequence[float], size: int) -> th.Tensor:
+    def uniform(self, low: float | Sequence[float], high: float | Sequence[float], size: int) -> np.ndarray:
         """
         :param low: lower bound
         :param high: upper bound
@@ -85,12 +92,65 @@ class GeneratorDraw:
         """
         return self._stack([generator.uniform(low, high, size) for generator in self.generators], size)
 
-    def normal(self, size: int) -> th.Tensor:
+    def normal(self, size: int) -> np.ndarray:
         """
         :param size: numbers per environment
         :return: standard normal numbers [m, size]
         """
         return self._stack([generator.standard_normal(size) for generator in self.generators], size)
+
+    def uniform_where(
+        self,
+        low: float | Sequence[float],
+        high: float | Sequence[float],
+        size: int,
+        accept: Callable[[np.ndarray], np.ndarray],
+    ) -> np.ndarray:
+        """
+        :param low: lower bound
+        :param high: upper bound
+        :param size: numbers per environment
+        :param accept: from candidates [1, size] to whether it is taken [1]
+        :return: accepted numbers [m, size]
+        """
+        rows = []
+        for generator in self.generators:
+            row = generator.uniform(low, high, size)
+            while not bool(accept(row[None])):
+                row = generator.uniform(low, high, size)
+            rows.append(row)
+        return self._stack(rows, size)
+
+    @staticmethod
+    def _stack(rows: list[np.ndarray], size: int) -> np.ndarray:
+        return np.stack(rows) if rows else np.zeros((0, size))
+
+
+class TensorDraw:
+    """
+    The same numbers as tensors, for tasks that compute in torch.
+
+    :param draw: the numbers
+    """
+
+    def __init__(self, draw: GeneratorDraw) -> None:
+        self.draw = draw
+
+    def uniform(self, low: float | Sequence[float], high: float | Sequence[float], size: int) -> th.Tensor:
+        """
+        :param low: lower bound
+        :param high: upper bound
+        :param size: numbers per environment
+        :return: uniform numbers [m, size]
+        """
+        return th.from_numpy(self.draw.uniform(low, high, size))
+
+    def normal(self, size: int) -> th.Tensor:
+        """
+        :param size: numbers per environment
+        :return: standard normal numbers [m, size]
+        """
+        return th.from_numpy(self.draw.normal(size))
 
     def uniform_where(
         self,
@@ -106,14 +166,4 @@ class GeneratorDraw:
         :param accept: from candidates [1, size] to whether it is taken [1]
         :return: accepted numbers [m, size]
         """
-        rows = []
-        for generator in self.generators:
-            row = generator.uniform(low, high, size)
-            while not bool(accept(th.from_numpy(row)[None])):
-                row = generator.uniform(low, high, size)
-            rows.append(row)
-        return self._stack(rows, size)
-
-    @staticmethod
-    def _stack(rows: list[np.ndarray], size: int) -> th.Tensor:
-        return th.from_numpy(np.stack(rows) if rows else np.zeros((0, size)))
+        return th.from_numpy(self.draw.uniform_where(low, high, size, lambda row: accept(th.from_numpy(row)).numpy()))

@@ -179,6 +179,8 @@ class Signals:
         delay = ActionDelay(action_delay, n_envs, action_size)
         self.noise = noise if bool(noise.std.any()) else None
         self.delay = delay if delay.high > 0 else None
+        #: whether commands are changed at all
+        self.acts = self.delay is not None or action_filter is not None
         self.filter = None if action_filter is None else ActionFilter(action_filter, dt, n_envs, action_size)
 
     def seed(self, seed: int | None) -> None:

@@ -19,6 +19,7 @@ from stable_baselines3.common.monitor import Monitor
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.envs import MujocoTask, MujocoVecEnv, Outcome
+from sb3_ppo_plus.envs.tasks.registry import TASKS, task_class
 from sb3_ppo_plus.errors import InvalidArgument
 
 # One task for each engine: mujoco.Batch, and one MjData per simulation.
@@ -155,6 +156,20 @@ def test_both_engines_give_the_same_bits() -> None:
     for action in actions(batch, 80):
         for one, other in zip(batch.step(action)[:3], datas.step(action)[:3], strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("name", sorted(TASKS))
+def test_a_task_gives_the_same_numbers_in_arrays_and_in_tensors(name: str) -> None:
+    in_tensors = type("InTensors", (task_class(name),), {"arrays": False})()
+    one, other = make(name, max_episode_steps=12), make(in_tensors, max_episode_steps=12)
+    assert np.array_equal(one.reset(), other.reset())
+    for action in actions(one, 30):
+        first, second = one.step(action), other.step(action)
+        # Sines, and sums of float32, are rounded differently.
+        np.testing.assert_allclose(first[0], second[0], rtol=1e-14, atol=1e-14)
+        np.testing.assert_allclose(first[1], second[1], rtol=1e-6, atol=1e-6)
+        np.testing.assert_array_equal(first[2], second[2])
+        assert [list(info) for info in first[3]] == [list(info) for info in second[3]]
 
 
 # ------------------------------------------------ a robot of one's own

@@ -450,7 +450,7 @@ def test_stacks_that_cannot_be_made_are_refused(arguments: tuple[int, Any]) -> N
 def test_a_state_of_other_stacks_is_refused() -> None:
     state = play(TensorVecFrameStack(PointMass(3, seed=0), 3)).state_dict()
     for env in (TensorVecFrameStack(PointMass(3, seed=0), 2), TensorVecFrameStack(PointMass(2, seed=0), 3)):
-        with pytest.raises(InvalidArgument, match="n_stack|the state is of 3"):
+        with pytest.raises(InvalidArgument, match=r"n_stack|the state is of 3"):
             env.load_state_dict(state)
     with pytest.raises(InvalidArgument, match="TensorVecFrameStack"):
         TensorVecMonitor(PointMass(3, seed=0)).load_state_dict(state)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
-import torch as th
 
 from sb3_ppo_plus.envs.mujoco.library import DIVERGED, Batch, SimulationError, mujoco
 from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Physics
@@ -37,7 +35,7 @@ class BatchPhysics(Physics):
         self.batch = Batch(model, n_envs, n_threads, persistent=sleeps)
         self.model = self.batch.model
         try:
-            fields = {name: _tensor(self.batch.bind(name)) for name in (*STATE_FIELDS, *needs)}
+            fields = {name: self.batch.bind(name) for name in (*STATE_FIELDS, *needs)}
         except ValueError as unknown:
             raise InvalidArgument(f"needs={needs!r}: {unknown}") from unknown
         shown = {name.removeprefix("opt."): self._model_field(name) for name in model_needs}
@@ -117,10 +115,3 @@ class BatchPhysics(Physics):
 
     def close(self) -> None:
         """Nothing to do: the threads end with the batch."""
-
-
-def _tensor(view: np.ndarray) -> th.Tensor:
-    """A tensor on the same memory; what MuJoCo computes is read-only, and torch says so once in general terms."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")
-        return th.from_numpy(view)

@@ -6,18 +6,19 @@ import inspect
 import os
 from collections.abc import Mapping
 from difflib import get_close_matches
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch as th
 from gymnasium import spaces
 
+from sb3_ppo_plus.envs.arrays import where_rows
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
 from sb3_ppo_plus.envs.mujoco.data_physics import DataPhysics
 from sb3_ppo_plus.envs.mujoco.library import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Physics
-from sb3_ppo_plus.envs.tasks.base import MujocoTask
+from sb3_ppo_plus.envs.mujoco.tensor_task import TensorTask
+from sb3_ppo_plus.envs.tasks.base import MujocoTask, Outcome
 from sb3_ppo_plus.envs.tasks.registry import TASKS, task_class
 from sb3_ppo_plus.errors import InvalidArgument
 
@@ -98,42 +99,78 @@ def probe_spaces(task: MujocoTask, physics: Physics) -> tuple[spaces.Box, spaces
     if model.nu == 0 or unlimited:
         raise InvalidArgument(
             f"the model has {'no actuators' if model.nu == 0 else f'actuators without a ctrlrange: {unlimited}'}; a "
-            "policy "
-            "acts within the ctrlrange of each: give them in the MJCF, <motor joint=... ctrlrange='-1 1'/>"
+            "policy acts within the ctrlrange of each: give them in the MJCF, <motor joint=... ctrlrange='-1 1'/>"
         )
     physics.begin(np.arange(n), np.tile(model.qpos0, (n, 1)), np.zeros((n, model.nv)))
     name = type(task).__name__
-    observation, tracked = task.observe(physics.data), task.track(physics.data)
-    _check_rows(f"{name}.observe()", observation, n, dims=2)
+    # The task itself, in its own numbers: what stands between it and the engine takes only what fits.
+    data = physics.data if task.arrays else TensorTask(task, physics.data).data
+    zeros = np.zeros((n, model.nu), np.float32)
+    observation, tracked = task.observe(data), task.track(data)
+    check = _RowsCheck(n, np.ndarray if task.arrays else th.Tensor)
+    check(f"{name}.observe()", observation, dims=2)
     if tracked is not None:
-        _check_rows(f"{name}.track()", tracked, n, dims=2)
-    outcome = task.evaluate(physics.data, th.zeros(n, model.nu), tracked, tracked)
-    _check_rows(f"the reward of {name}.evaluate()", outcome.reward, n, dims=1)
+        check(f"{name}.track()", tracked, dims=2)
+    outcome = task.evaluate(data, zeros if task.arrays else th.from_numpy(zeros), tracked, tracked)
+    check(f"the reward of {name}.evaluate()", outcome.reward, dims=1)
     if outcome.terminated is not None:
-        _check_rows(f"terminated of {name}.evaluate()", outcome.terminated, n, dims=1)
-        if outcome.terminated.dtype != th.bool:
+        check(f"terminated of {name}.evaluate()", outcome.terminated, dims=1)
+        if outcome.terminated.dtype not in (bool, th.bool):
             raise InvalidArgument(f"terminated of {name}.evaluate() is {outcome.terminated.dtype}; make it bool")
     for key, value in outcome.stats.items():
-        _check_rows(f"stats[{key!r}] of {name}.evaluate()", value, n)
-    dtype = observation.numpy().dtype.type
+        check(f"stats[{key!r}] of {name}.evaluate()", value)
+    dtype = np.asarray(observation).dtype.type
     return spaces.Box(-np.inf, np.inf, observation.shape[1:], dtype), spaces.Box(low, high, dtype=np.float32)
 
 
-def shares_memory(value: th.Tensor, data: SimpleNamespace) -> bool:
-    """
-    :param value: what a task returned
-    :param data: the fields it was given
-    :return: whether it is a view of one of them
-    """
-    start = value.untyped_storage().data_ptr()
-    return any(field.untyped_storage().data_ptr() == start for field in vars(data).values())
+class _RowsCheck:
+    """Checks that what a task returns has one row per environment, and is what it was given: arrays, or tensors."""
+
+    def __init__(self, n: int, kind: type) -> None:
+        self.n, self.kind = n, kind
+
+    def __call__(self, what: str, value: Any, dims: int | None = None) -> None:
+        n, fits = self.n, isinstance(value, self.kind)
+        if not fits or value.ndim < 1 or len(value) != n or dims not in (None, value.ndim):
+            shape = list(value.shape) if fits else f"a {type(value).__name__}"
+            wanted = {1: f"[{n}]", 2: f"[{n}, k]", None: f"[{n}, ...]"}[dims]
+            raise InvalidArgument(
+                f"{what} gave {shape}; it has to be a {self.kind.__name__} {wanted}, one row per environment"
+            )
 
 
-def _check_rows(what: str, value: Any, n: int, dims: int | None = None) -> None:
-    if not isinstance(value, th.Tensor) or value.ndim < 1 or len(value) != n or dims not in (None, value.ndim):
-        shape = list(value.shape) if isinstance(value, th.Tensor) else f"a {type(value).__name__}"
-        wanted = {1: f"[{n}]", 2: f"[{n}, k]", None: f"[{n}, ...]"}[dims]
-        raise InvalidArgument(f"{what} gave {shape}; it has to be a tensor {wanted}, one row per environment")
+def end_rows(outcome: Outcome, bad: np.ndarray) -> Outcome:
+    """
+    Take simulations out of an outcome: they end here, and what they would say counts as 0.
+
+    :param outcome: what a step was worth
+    :param bad: True for simulations that diverged [n]
+    :return: the same for the others, and ``diverged`` among the figures
+    """
+    terminated = bad if outcome.terminated is None else bad | outcome.terminated
+    stats = {name: where_rows(bad, np.zeros_like(value), value) for name, value in outcome.stats.items()}
+    return Outcome(np.where(bad, 0.0, outcome.reward), terminated, {**stats, "diverged": bad})
+
+
+def check_same_kind(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
+    """
+    :param state: a state to load
+    :param mine: a state of the environment that is to load it
+    :raises InvalidArgument: when task, number of robots or options differ
+    """
+
+    def kind(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+        return entry["task"], list(entry["physics"].shape), entry["randomizer"] is not None
+
+    try:
+        its, wanted = kind(state), kind(mine)
+    except (KeyError, AttributeError) as missing:
+        raise InvalidArgument(f"this is no state of a MujocoVecEnv ({missing!r} is missing)") from missing
+    if its != wanted:
+        raise InvalidArgument(
+            f"the state is of {its[0]} with states of shape {its[1]}, randomization {its[2]}; this environment is "
+            f"{wanted[0]} with {wanted[1]}, randomization {wanted[2]}: make it with the same arguments"
+        )
 
 
 def whole(name: str, value: Any) -> int:

@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch as th
 
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
 from sb3_ppo_plus.envs.mujoco.library import mujoco
@@ -50,9 +49,9 @@ class DataPhysics(Physics):
         self._copies = [[(rows[name][i], getattr(data, name)) for name in copied] for i, data in enumerate(self._datas)]
         shown = {name.removeprefix("opt."): self._model_field(name) for name in model_needs}
         self.data = SimpleNamespace(
-            **{name: th.from_numpy(values) for name, values in rows.items()},
-            time=th.from_numpy(self._time),
-            ctrl=th.from_numpy(self._ctrl),
+            **rows,
+            time=self._time,
+            ctrl=self._ctrl,
             **shown,
         )
         self._expanded: dict[str, np.ndarray] = {}

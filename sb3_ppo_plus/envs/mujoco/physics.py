@@ -13,7 +13,6 @@ from abc import ABC, abstractmethod
 from types import SimpleNamespace
 
 import numpy as np
-import torch as th
 
 from sb3_ppo_plus.envs.mujoco.library import mujoco
 
@@ -30,7 +29,7 @@ class Physics(ABC):
     :param n_threads: threads that step them, the calling one included
     """
 
-    #: live views for tasks to read: qpos, qvel, ctrl, time and the fields asked for, each [n, ...]
+    #: live arrays for tasks to read: qpos, qvel, ctrl, time and the fields asked for, each [n, ...]
     data: SimpleNamespace
 
     def __init__(self, model: mujoco.MjModel, n_envs: int, n_threads: int) -> None:
@@ -98,7 +97,7 @@ class Physics(ABC):
         self._must_set_constants |= name in self._constant_inputs or name.startswith("opt.")
         short = name.removeprefix("opt.")
         if hasattr(self.data, short):
-            setattr(self.data, short, th.from_numpy(values))
+            setattr(self.data, short, values)
         return values
 
     @abstractmethod
@@ -117,7 +116,7 @@ class Physics(ABC):
     def close(self) -> None:
         """Free threads; doing it twice is fine."""
 
-    def _model_field(self, name: str) -> th.Tensor:
+    def _model_field(self, name: str) -> np.ndarray:
         """A field of the model that all simulations share, for tasks to read."""
         value = getattr(self.model.opt if name.startswith("opt.") else self.model, name.removeprefix("opt."))
-        return th.from_numpy(np.array(value))
+        return np.array(value)

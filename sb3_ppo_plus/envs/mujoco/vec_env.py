@@ -11,26 +11,29 @@ import gymnasium as gym
 import numpy as np
 import torch as th
 
-from sb3_ppo_plus.envs.arrays import where_rows
+from sb3_ppo_plus.envs.arrays import to_tensors, where_rows
 from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, SingleEnv, TensorVecEnv
 from sb3_ppo_plus.envs.draws import Generators
 from sb3_ppo_plus.envs.mujoco.building import (
+    check_same_kind,
+    end_rows,
     make_physics,
     make_task,
     probe_spaces,
     processors,
-    shares_memory,
     time_limit,
     whole,
 )
+from sb3_ppo_plus.envs.mujoco.clock import EpisodeClock
 from sb3_ppo_plus.envs.mujoco.library import SimulationError, compile_model, mujoco
 from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
 from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
 from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
+from sb3_ppo_plus.envs.mujoco.tensor_task import TensorTask
 from sb3_ppo_plus.envs.signals import Signals
 from sb3_ppo_plus.envs.tasks.base import MujocoTask, Outcome
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.types import TensorStep
+from sb3_ppo_plus.types import ArrayStep, TensorStep
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +110,7 @@ class MujocoVecEnv(TensorVecEnv):
             render_mode, width, height, camera_id, camera_name, default_camera_config, max_geom, visual_options or {}
         )
         view.check(model)
+        self.task.device = None if self.task.arrays else th.device("cpu")
         self.task.setup(model)
         self.physics = make_physics(model, n_envs, threads, tuple(self.task.needs), tuple(self.task.model_needs))
         self.data = self.physics.data
@@ -117,17 +121,17 @@ class MujocoVecEnv(TensorVecEnv):
         #: simulations that diverged so far
         self.num_diverged = 0
         observation_space, action_space = probe_spaces(self.task, self.physics)
+        self._rules = self.task if self.task.arrays else TensorTask(self.task, self.data)
         # A task may simply return data.sensordata; the engine writes into that.
-        self._observes_views = shares_memory(self.task.observe(self.data), self.data)
+        observation = self._rules.observe(self.data)
+        self._observes_views = any(np.shares_memory(observation, field) for field in vars(self.data).values())
         size = int(observation_space.shape[0])
         self.signals = Signals(n_envs, size, model.nu, self.task.dt, observation_noise, action_delay, action_filter)
-        self._never = th.zeros(n_envs, dtype=th.bool)
-        self._lengths = th.zeros(n_envs, dtype=th.int64)
-        self._returns = th.zeros(n_envs, dtype=th.float64)
-        self._before: th.Tensor | None = None
+        self.clock = EpisodeClock(n_envs, self.max_episode_steps)
+        self._before: np.ndarray | None = None
         # The true observation, before noise: what a diverged robot is said to have seen last.
-        self._observations: th.Tensor = th.zeros(n_envs, size)
-        self._steps_to_limit: float = math.inf
+        self._observations: np.ndarray = observation
+        self._reset_stats: dict[str, np.ndarray] = {}
         self._shape = (n_envs, int(model.nu))
         self._began = False
         super().__init__(n_envs, observation_space, action_space)
@@ -149,16 +153,21 @@ class MujocoVecEnv(TensorVecEnv):
         :return: first observations [N, O]
         """
         self._seed_all(self.take_seeds())
-        everything = ~self._never
+        everything = np.ones(self.num_envs, bool)
         self._begin(everything)
-        self._lengths = th.zeros_like(self._lengths)
-        self._returns = th.zeros_like(self._returns)
+        self.clock.restart(everything)
         self._before = self._track()
         self._observations = self._observe()
         self._remember_reset(everything)
-        self._count_down()
         self._began = True
-        return self.signals.sense(self._observations)
+        return th.from_numpy(self._sense(self._observations))
+
+    @property
+    def reset_stats(self) -> Mapping[str, th.Tensor]:  # type: ignore[override]
+        """
+        :return: figures of each robot's last start, [N] or [N, ...]
+        """
+        return to_tensors(self._reset_stats)
 
     def _seed_all(self, seeds: list[int | None]) -> None:
         self.generators.seed(seeds)
@@ -168,22 +177,22 @@ class MujocoVecEnv(TensorVecEnv):
             mixed = np.random.SeedSequence([int(seeds[0]), _SIGNALS_STREAM]).generate_state(1)[0]
             self.signals.seed(int(mixed))
 
-    def _begin(self, mask: th.Tensor) -> None:
+    def _begin(self, mask: np.ndarray) -> None:
         """Start the episodes of some robots; a start that cannot be computed is drawn again."""
-        waiting = mask.nonzero()[:, 0].numpy()
-        self.signals.reset(mask)
+        waiting = mask.nonzero()[0]
+        self.signals.reset(th.from_numpy(mask))
         for _ in range(_START_ATTEMPTS):
             try:
                 if self.randomizer is not None:
                     self.randomizer.begin(waiting)
-                qpos, qvel = self.task.initial_state(self.generators.draw(waiting))
-                self.physics.begin(waiting, qpos.numpy(), qvel.numpy())
-                # MuJoCo replaces a state that is not finite by the default pose, and says nothing here.
-                drawn = (qpos.isfinite().all(dim=1) & qvel.isfinite().all(dim=1)).numpy()
+                qpos, qvel = self._rules.initial_state(self.generators.draw_arrays(waiting))
+                self.physics.begin(waiting, qpos, qvel)
             except (SimulationError, mujoco.FatalError) as error:
                 logger.warning("a start of %s cannot be computed: %s", type(self.task).__name__, error)
                 continue
-            seen = self._observe().isfinite().all(dim=1).numpy()
+            # MuJoCo replaces a state that is not finite by the default pose, and says nothing here.
+            drawn = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
+            seen = np.isfinite(self._rules.observe(self.data)).all(1)
             waiting = waiting[~(drawn & seen[waiting])]
             if not len(waiting):
                 return
@@ -199,112 +208,109 @@ class MujocoVecEnv(TensorVecEnv):
         :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
         :return: observations, rewards, flags and figures
         """
+        step = self.step_arrays(actions.numpy())
+        obs = th.from_numpy(step.obs)
+        return TensorStep(
+            obs,
+            th.from_numpy(step.rewards),
+            th.from_numpy(step.terminated),
+            th.from_numpy(step.truncated),
+            obs if step.final_obs is step.obs else th.from_numpy(step.final_obs),
+            to_tensors(step.stats),
+        )
+
+    def step_arrays(self, actions: np.ndarray) -> ArrayStep:
+        """
+        :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
+        :return: observations, rewards, flags and figures
+        """
         if actions.shape != self._shape:
             raise InvalidArgument(f"actions have the shape {list(actions.shape)}; give {list(self._shape)}")
         if not self._began:
             raise RuntimeError(
                 "step before the first reset(); call reset() once, episodes restart by themselves after it"
             )
-        commands = self.signals.act(actions)
-        failed = self.physics.step(commands.numpy(), self.task.frame_skip)
+        commands = actions
+        if self.signals.acts:
+            commands = self.signals.act(th.from_numpy(actions)).numpy()
+        failed = self.physics.step(commands, self.task.frame_skip)
         after = self._track()
-        outcome = self.task.evaluate(self.data, actions, self._before, after)
+        outcome = self._rules.evaluate(self.data, actions, self._before, after)
         final_obs = self._observe()
         # One number tells whether all are finite: NaN and infinity survive a sum.
-        if failed is not None or not math.isfinite(final_obs.numpy().sum() + outcome.reward.numpy().sum()):
+        if failed is not None or not math.isfinite(final_obs.sum() + outcome.reward.sum()):
             outcome, after, final_obs = self._end_diverged(failed, outcome, after, final_obs)
-        self._lengths = self._lengths + 1
-        self._returns = self._returns + outcome.reward
         self._before, self._observations = after, final_obs
-        terminated, truncated, done = self._ends(outcome)
-        rewards = outcome.reward.float()
-        stats = {**outcome.stats, EPISODE_RETURN: self._returns, EPISODE_LENGTH: self._lengths}
+        terminated, truncated, done = self.clock.tick(outcome.reward, outcome.terminated)
+        rewards = outcome.reward.astype(np.float32)
+        stats = {**outcome.stats, EPISODE_RETURN: self.clock.returns, EPISODE_LENGTH: self.clock.lengths}
         if self.randomizer is not None:
             self.randomizer.num_steps += self.num_envs
             stats |= self._randomization_stats()
-        sensed = final_obs = self.signals.sense(final_obs)
+        sensed = final_obs = self._sense(final_obs)
         if done is not None:
             # What is about to be reset is told as it was.
-            stats = {name: value.clone() for name, value in stats.items()}
+            stats = {name: value.copy() for name, value in stats.items()}
             sensed = self._restart(done, final_obs)
         if self.render_mode == "human":
             self.render_env(0)
-        return TensorStep(sensed, rewards, terminated, truncated, final_obs, stats)
+        return ArrayStep(sensed, rewards, terminated, truncated, final_obs, stats)
 
-    def _ends(self, outcome: Outcome) -> tuple[th.Tensor, th.Tensor, th.Tensor | None]:
-        """Flags of the step, and which episodes ended; None when none did, found out as cheaply as can be."""
-        self._steps_to_limit -= 1
-        terminated = truncated = self._never
-        if outcome.terminated is not None:
-            terminated = outcome.terminated
-        if self._steps_to_limit <= 0:
-            truncated = self._lengths >= self.max_episode_steps
-        elif outcome.terminated is None:
-            return terminated, truncated, None
-        done = terminated | truncated
-        return terminated, truncated, done if bool(done.any()) else None
-
-    def _restart(self, done: th.Tensor, final_obs: th.Tensor) -> th.Tensor:
+    def _restart(self, done: np.ndarray, final_obs: np.ndarray) -> np.ndarray:
         """Reset the robots whose episode ended, and give what all of them see now."""
         self._begin(done)
-        self._lengths = th.where(done, 0, self._lengths)
-        self._returns = th.where(done, 0.0, self._returns)
+        self.clock.restart(done)
         fresh = self._track()
         if fresh is not None and self._before is not None:
-            self._before = th.where(done[:, None], fresh, self._before)
+            self._before = where_rows(done, fresh, self._before)
         first = self._observe()
-        self._observations = th.where(done[:, None], first, self._observations)
+        self._observations = where_rows(done, first, self._observations)
         self._remember_reset(done)
-        self._count_down()
-        return th.where(done[:, None], self.signals.sense(first), final_obs)
+        return where_rows(done, self._sense(first), final_obs)
 
     def _end_diverged(
-        self, failed: np.ndarray | None, outcome: Outcome, after: th.Tensor | None, final_obs: th.Tensor
-    ) -> tuple[Outcome, th.Tensor | None, th.Tensor]:
+        self, failed: np.ndarray | None, outcome: Outcome, after: np.ndarray | None, final_obs: np.ndarray
+    ) -> tuple[Outcome, np.ndarray | None, np.ndarray]:
         """End the episodes of simulations that left the numbers: reward 0, and the last thing that was seen."""
-        bad = ~final_obs.isfinite().all(dim=1) | ~outcome.reward.isfinite()
+        bad = ~np.isfinite(final_obs).all(1) | ~np.isfinite(outcome.reward)
         if failed is not None:
-            bad[th.from_numpy(np.asarray(failed, np.int64))] = True
-        count = int(bad.sum())
+            bad[failed] = True
+        self._count_diverged(int(bad.sum()))
+        if after is not None and self._before is not None:
+            after = where_rows(bad, self._before, after)
+        return end_rows(outcome, bad), after, where_rows(bad, self._observations, final_obs)
+
+    def _count_diverged(self, count: int) -> None:
         if count:
             # A policy that has learned to break the physics does it at every step; the count goes on without the words.
             level = logging.WARNING if self.num_diverged < _MAX_WARNINGS else logging.DEBUG
             self.num_diverged += count
             logger.log(level, "%d simulations diverged, %d so far; their episodes end", count, self.num_diverged)
-        terminated = bad if outcome.terminated is None else bad | outcome.terminated
-        stats = {name: where_rows(bad, th.zeros_like(value), value) for name, value in outcome.stats.items()}
-        reward = th.where(bad, 0.0, outcome.reward)
-        if after is not None and self._before is not None:
-            after = th.where(bad[:, None], self._before, after)
-        final_obs = th.where(bad[:, None], self._observations, final_obs)
-        return Outcome(reward, terminated, {**stats, "diverged": bad}), after, final_obs
 
-    def _observe(self) -> th.Tensor:
-        observations = self.task.observe(self.data)
-        return observations.clone() if self._observes_views else observations
+    def _observe(self) -> np.ndarray:
+        observations = self._rules.observe(self.data)
+        return observations.copy() if self._observes_views else observations
 
-    def _track(self) -> th.Tensor | None:
-        tracked = self.task.track(self.data)
+    def _sense(self, observations: np.ndarray) -> np.ndarray:
+        return self.signals.sense(th.from_numpy(observations)).numpy() if self.signals.noise else observations
+
+    def _track(self) -> np.ndarray | None:
+        tracked = self._rules.track(self.data)
         # A copy: it is compared with what the same memory holds after the next step.
-        return None if tracked is None else tracked.clone()
+        return None if tracked is None else tracked.copy()
 
-    def _count_down(self) -> None:
-        if self.max_episode_steps > 0:
-            self._steps_to_limit = self.max_episode_steps - int(self._lengths.max())
-
-    def _remember_reset(self, mask: th.Tensor) -> None:
-        fresh = {**self.task.reset_stats(self.data), **self._randomization_stats()}
-        known = self.reset_stats
-        self.reset_stats = {
-            name: where_rows(mask, value, known[name]) if name in known else value.clone()
+    def _remember_reset(self, mask: np.ndarray) -> None:
+        fresh = {**self._rules.reset_stats(self.data), **self._randomization_stats()}
+        known = self._reset_stats
+        self._reset_stats = {
+            name: where_rows(mask, value, known[name]) if name in known else value.copy()
             for name, value in fresh.items()
         }
 
-    def _randomization_stats(self) -> dict[str, th.Tensor]:
+    def _randomization_stats(self) -> dict[str, np.ndarray]:
         values = self.randomizer.values if self.randomizer is not None else {}
         return {
-            f"randomization/{label}": th.from_numpy(drawn[:, 0] if drawn.shape[1] == 1 else drawn)
-            for label, drawn in values.items()
+            f"randomization/{label}": drawn[:, 0] if drawn.shape[1] == 1 else drawn for label, drawn in values.items()
         }
 
     # ------------------------------------------------ state
@@ -316,11 +322,10 @@ class MujocoVecEnv(TensorVecEnv):
         return {
             "task": type(self.task).__name__,
             "physics": th.from_numpy(self.physics.get_state()),
-            "lengths": self._lengths.clone(),
-            "returns": self._returns.clone(),
-            "before": None if self._before is None else self._before.clone(),
-            "observations": self._observations.clone(),
-            "reset_stats": {name: value.clone() for name, value in self.reset_stats.items()},
+            "clock": self.clock.state_dict(),
+            "before": None if self._before is None else th.tensor(self._before),
+            "observations": th.tensor(self._observations),
+            "reset_stats": {name: th.tensor(value) for name, value in self._reset_stats.items()},
             "num_diverged": self.num_diverged,
             "seeds": list(self._seeds),
             "generators": self.generators.state_dict(),
@@ -333,33 +338,19 @@ class MujocoVecEnv(TensorVecEnv):
         :param state: what :meth:`state_dict` gave
         :raises InvalidArgument: when task, number of robots or options differ
         """
-        self._check_state(state)
+        check_same_kind(state, self.state_dict())
         if self.randomizer is not None:
             self.randomizer.load_state_dict(state["randomizer"])
         self.signals.load_state_dict(state["signals"])
         self.physics.set_state(state["physics"].numpy())
-        self._lengths, self._returns = state["lengths"].clone(), state["returns"].clone()
-        self._before = None if state["before"] is None else state["before"].clone()
-        self._observations = state["observations"].clone()
-        self.reset_stats = {name: value.clone() for name, value in state["reset_stats"].items()}
+        self.clock.load_state_dict(state["clock"])
+        self._observations = state["observations"].numpy().copy()
+        self._before = None if state["before"] is None else state["before"].numpy().copy()
+        self._reset_stats = {name: value.numpy().copy() for name, value in state["reset_stats"].items()}
         self.num_diverged = int(state["num_diverged"])
         self._seeds = list(state["seeds"])
         self.generators.load_state_dict(state["generators"])
-        self._count_down()
         self._began = True
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        mine = (type(self.task).__name__, tuple(self.physics.get_state().shape), self.randomizer is not None)
-        try:
-            its = (state["task"], tuple(state["physics"].shape), state["randomizer"] is not None)
-        except (KeyError, AttributeError) as missing:
-            raise InvalidArgument(f"this is no state of a MujocoVecEnv ({missing!r} is missing)") from missing
-        if mine != its:
-            raise InvalidArgument(
-                f"the state is of {its[0]} with states of shape {list(its[1])}, randomization {its[2]}; this "
-                "environment is "
-                f"{mine[0]} with {list(mine[1])}, randomization {mine[2]}: make it with the same arguments"
-            )
 
     # ------------------------------------------------ looking at it
 

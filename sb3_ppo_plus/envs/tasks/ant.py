@@ -6,8 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch as th
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
 from sb3_ppo_plus.envs.tasks.common import (
     body_id,
@@ -15,9 +14,9 @@ from sb3_ppo_plus.envs.tasks.common import (
     checked_range,
     is_finite,
     place,
-    sum_of_squares,
     uniform_then_normal,
 )
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class Ant(MujocoTask):
@@ -42,6 +41,8 @@ class Ant(MujocoTask):
     :param include_cfrc_ext_in_observation: observe the clipped contact forces
     :raises InvalidArgument: for an empty range or negative noise; from :meth:`setup` for an unknown main body
     """
+
+    arrays = True
 
     camera: Mapping[str, Any] = {"distance": 4.0}
 
@@ -81,32 +82,32 @@ class Ant(MujocoTask):
         super().setup(model)
         self.main_body_id = body_id(model, self.main_body, f"main_body={self.main_body!r}")
 
-    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+    def initial_state(self, draw: Draw) -> tuple[Array, Array]:
         """
         :param draw: random numbers
         :return: positions with uniform and velocities with normal noise
         """
         return uniform_then_normal(self, draw)
 
-    def track(self, data: Fields) -> th.Tensor:
+    def track(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: position of the main body on the plane [n, 2]
         """
         return data.xpos[:, self.main_body_id, :2]
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x and y, velocities, contact forces of all bodies but the world [n, 105]
         """
         position = data.qpos[:, self.skipped :]
         if not self.observes_contacts:
-            return th.cat((position, data.qvel), dim=1)
-        forces = data.cfrc_ext.flatten(1)[:, 6:].clamp(*self.contact_force_range)
-        return th.cat((position, data.qvel, forces), dim=1)
+            return ops.cat((position, data.qvel))
+        forces = ops.clip(ops.flat(data.cfrc_ext)[:, 6:], *self.contact_force_range)
+        return ops.cat((position, data.qvel, forces))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-1, 1]
@@ -117,10 +118,11 @@ class Ant(MujocoTask):
         low, high = self.healthy_z_range
         height = data.qpos[:, 2]
         healthy = (low <= height) & (height <= high) & is_finite(data)
-        x_velocity, y_velocity = ((after - before) / self.dt).unbind(1)
+        velocity = (after - before) / self.dt
+        x_velocity, y_velocity = velocity[:, 0], velocity[:, 1]
         reward_forward = self.forward_reward_weight * x_velocity
-        reward_survive = self.healthy_reward * healthy.to(x_velocity.dtype)
-        ctrl_cost = self.ctrl_cost_weight * sum_of_squares(action)
+        reward_survive = ops.bonus(healthy, self.healthy_reward, x_velocity)
+        ctrl_cost = self.ctrl_cost_weight * ops.sum_of_squares(action)
         contact_cost = self.contact_cost(data)
         stats = {
             **place(data),
@@ -134,17 +136,17 @@ class Ant(MujocoTask):
         terminated = ~healthy if self.terminate_when_unhealthy else None
         return Outcome(reward_forward + reward_survive - (ctrl_cost + contact_cost), terminated, stats)
 
-    def contact_cost(self, data: Fields) -> th.Tensor:
+    def contact_cost(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: cost of the clipped contact forces, the world's included [n]
         """
         if not self.contact_cost_weight:
-            return th.zeros_like(data.qpos[:, 0])
-        forces = data.cfrc_ext.clamp(*self.contact_force_range)
-        return self.contact_cost_weight * forces.square().sum((1, 2))
+            return ops.zeros(data.qpos[:, 0])
+        forces = ops.clip(ops.flat(data.cfrc_ext), *self.contact_force_range)
+        return self.contact_cost_weight * ops.sum_of_squares(forces)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the robot stands

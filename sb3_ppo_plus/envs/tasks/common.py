@@ -1,14 +1,13 @@
-"""What several of Gymnasium's tasks share: checks of arguments, and arithmetic that equals NumPy's bit for bit."""
+"""What several of Gymnasium's tasks share: checks of arguments, and figures that many report."""
 
 from __future__ import annotations
 
 import math
 from typing import Any
 
-import numpy as np
-import torch as th
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask
+from sb3_ppo_plus.envs.tasks.ops import Array
 from sb3_ppo_plus.errors import InvalidArgument
 
 
@@ -66,7 +65,7 @@ def body_id(model: Any, body: int | str, reason: str) -> int:
     )
 
 
-def uniform_then_normal(task: MujocoTask, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+def uniform_then_normal(task: MujocoTask, draw: Draw) -> tuple[Array, Array]:
     """
     Draw states with uniform noise on positions and normal noise on velocities.
 
@@ -78,58 +77,22 @@ def uniform_then_normal(task: MujocoTask, draw: Draw) -> tuple[th.Tensor, th.Ten
     return task.qpos0 + draw.uniform(-scale, scale, task.nq), scale * draw.normal(task.nv)
 
 
-def place(data: Fields) -> dict[str, th.Tensor]:
+def place(data: Fields) -> dict[str, Array]:
     """
     Say where the root stands on the plane, in metres.
 
     :param data: fields of the simulation
     :return: ``x_position``, ``y_position`` and ``distance_from_origin``, each [n], none a view of the simulation
     """
-    xy = data.qpos[:, :2].clone()
-    return {
-        "x_position": xy[:, 0],
-        "y_position": xy[:, 1],
-        "distance_from_origin": th.linalg.vector_norm(xy, dim=1),
-    }
+    xy = ops.copy(data.qpos[:, :2])
+    return {"x_position": xy[:, 0], "y_position": xy[:, 1], "distance_from_origin": ops.norm(xy)}
 
 
-def sum_of_squares(action: th.Tensor) -> th.Tensor:
-    """
-    Give the energy of an action.
-
-    On the processor NumPy adds it up: torch adds float32 numbers in another order, and the sum of six or more of them
-    would differ from Gymnasium's in its last bits.
-
-    :param action: actions [n, A]
-    :return: sum of the squares, in the dtype of the action [n]
-    """
-    if action.device.type != "cpu":
-        return action.square().sum(1)
-    return th.from_numpy(np.square(action.numpy()).sum(1))
-
-
-def sin_cos(angles: th.Tensor) -> tuple[th.Tensor, th.Tensor]:
-    """
-    Give sine and cosine.
-
-    On the processor they are NumPy's: those of torch differ in the last bit of about one value in a thousand, and
-    observations must equal Gymnasium's.
-
-    :param angles: angles, in radians [n, k]
-    :return: sine and cosine, each [n, k]
-    """
-    if angles.device.type != "cpu":
-        return angles.sin(), angles.cos()
-    values = angles.numpy()
-    return th.from_numpy(np.sin(values)), th.from_numpy(np.cos(values))
-
-
-def is_finite(data: Fields) -> th.Tensor:
+def is_finite(data: Fields) -> Array:
     """
     Say whether positions and velocities are numbers.
 
     :param data: fields of the simulation
     :return: False where one is infinite or not a number [n]
     """
-    # The largest number of a row with a NaN is NaN, and no comparison with it is true.
-    return th.cat((data.qpos, data.qvel), dim=1).abs().amax(1) < math.inf
+    return ops.finite(ops.cat((data.qpos, data.qvel)))

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch as th
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, sum_of_squares, uniform_then_normal
+from sb3_ppo_plus.envs.tasks.common import checked_noise, uniform_then_normal
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class HalfCheetah(MujocoTask):
@@ -24,6 +24,8 @@ class HalfCheetah(MujocoTask):
     :param exclude_current_positions_from_observation: leave out x, so that no policy depends on where it is
     :raises InvalidArgument: for negative noise
     """
+
+    arrays = True
 
     camera: Mapping[str, Any] = {"distance": 4.0}
 
@@ -41,28 +43,28 @@ class HalfCheetah(MujocoTask):
         self.ctrl_cost_weight = ctrl_cost_weight
         self.skipped = int(exclude_current_positions_from_observation)
 
-    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+    def initial_state(self, draw: Draw) -> tuple[Array, Array]:
         """
         :param draw: random numbers
         :return: positions with uniform and velocities with normal noise
         """
         return uniform_then_normal(self, draw)
 
-    def track(self, data: Fields) -> th.Tensor:
+    def track(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: position of the root along x [n, 1]
         """
         return data.qpos[:, :1]
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x, velocities [n, 17]
         """
-        return th.cat((data.qpos[:, self.skipped :], data.qvel), dim=1)
+        return ops.cat((data.qpos[:, self.skipped :], data.qvel))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-1, 1]
@@ -72,7 +74,7 @@ class HalfCheetah(MujocoTask):
         """
         x_velocity = ((after - before) / self.dt)[:, 0]
         reward_forward = self.forward_reward_weight * x_velocity
-        ctrl_cost = self.ctrl_cost_weight * sum_of_squares(action)
+        ctrl_cost = self.ctrl_cost_weight * ops.sum_of_squares(action)
         stats = {
             "x_position": after[:, 0],
             "x_velocity": x_velocity,
@@ -81,9 +83,9 @@ class HalfCheetah(MujocoTask):
         }
         return Outcome(reward_forward - ctrl_cost, None, stats)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the robot stands
         """
-        return {"x_position": data.qpos[:, 0].clone()}
+        return {"x_position": ops.copy(data.qpos[:, 0])}

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch as th
 
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, checked_range, sum_of_squares
+from sb3_ppo_plus.envs.tasks.common import checked_noise, checked_range
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class _PlanarRunner(MujocoTask):
@@ -20,9 +21,11 @@ class _PlanarRunner(MujocoTask):
     Its positions begin with x, height and the angle of the torso.
     """
 
+    arrays = True
+
     #: limits that the columns of :meth:`posture` keep, themselves excluded, each [k]
-    low: th.Tensor
-    high: th.Tensor
+    low: Array
+    high: Array
 
     def __init__(
         self,
@@ -52,9 +55,11 @@ class _PlanarRunner(MujocoTask):
         """
         super().setup(model)
         self.z0 = float(self.qpos0[1])
-        self.low, self.high = th.tensor([self.healthy_z_range, self.healthy_angle_range], dtype=th.float64).T
+        self.low, self.high = (
+            self.constant(limits) for limits in zip(self.healthy_z_range, self.healthy_angle_range, strict=True)
+        )
 
-    def posture(self, data: Fields) -> th.Tensor:
+    def posture(self, data: Fields) -> Array:
         """
         Give the part of the state that must stay between its limits for the robot to be healthy.
 
@@ -63,21 +68,21 @@ class _PlanarRunner(MujocoTask):
         """
         return data.qpos[:, 1:3]
 
-    def track(self, data: Fields) -> th.Tensor:
+    def track(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: position of the root along x [n, 1]
         """
         return data.qpos[:, :1]
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x, velocities within [-10, 10] [n, O]
         """
-        return th.cat((data.qpos[:, self.skipped :], data.qvel.clamp(-10.0, 10.0)), dim=1)
+        return ops.cat((data.qpos[:, self.skipped :], ops.clip(data.qvel, -10.0, 10.0)))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-1, 1]
@@ -89,8 +94,8 @@ class _PlanarRunner(MujocoTask):
         healthy = ((self.low < posture) & (posture < self.high)).all(1)
         x_velocity = ((after - before) / self.dt)[:, 0]
         reward_forward = self.forward_reward_weight * x_velocity
-        reward_survive = self.healthy_reward * healthy.to(x_velocity.dtype)
-        ctrl_cost = self.ctrl_cost_weight * sum_of_squares(action)
+        reward_survive = ops.bonus(healthy, self.healthy_reward, x_velocity)
+        ctrl_cost = self.ctrl_cost_weight * ops.sum_of_squares(action)
         stats = {
             "x_position": after[:, 0],
             "z_distance_from_origin": data.qpos[:, 1] - self.z0,
@@ -102,12 +107,12 @@ class _PlanarRunner(MujocoTask):
         terminated = ~healthy if self.terminate_when_unhealthy else None
         return Outcome(reward_forward + reward_survive - ctrl_cost, terminated, stats)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the robot stands
         """
-        return {"x_position": data.qpos[:, 0].clone(), "z_distance_from_origin": data.qpos[:, 1] - self.z0}
+        return {"x_position": ops.copy(data.qpos[:, 0]), "z_distance_from_origin": data.qpos[:, 1] - self.z0}
 
 
 class Hopper(_PlanarRunner):
@@ -171,15 +176,16 @@ class Hopper(_PlanarRunner):
         low, high = self.healthy_state_range
         # The height keeps its own limits, the angle both its own and those of the state.
         rest = self.nq + self.nv - 3
-        self.low = th.cat((self.low[:1], self.low[1:].clamp(min=low), th.full((rest,), low, dtype=th.float64)))
-        self.high = th.cat((self.high[:1], self.high[1:].clamp(max=high), th.full((rest,), high, dtype=th.float64)))
+        (low_z, high_z), (low_angle, high_angle) = self.healthy_z_range, self.healthy_angle_range
+        self.low = self.constant([low_z, max(low, low_angle), *[low] * rest])
+        self.high = self.constant([high_z, min(high, high_angle), *[high] * rest])
 
-    def posture(self, data: Fields) -> th.Tensor:
+    def posture(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x, velocities [n, nq - 1 + nv]
         """
-        return th.cat((data.qpos[:, 1:], data.qvel), dim=1)
+        return ops.cat((data.qpos[:, 1:], data.qvel))
 
 
 class Walker2d(_PlanarRunner):

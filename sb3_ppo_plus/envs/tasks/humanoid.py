@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch as th
 
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
 from sb3_ppo_plus.envs.tasks.common import checked_noise, checked_range, place
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 # Numbers left out at the front of a flattened field: those of the world, or of the root's six degrees of freedom.
 _UNOBSERVED = {"cinert": 10, "cvel": 6, "qfrc_actuator": 6, "cfrc_ext": 6}
@@ -23,6 +24,8 @@ class _Human(MujocoTask):
     Without contact forces (a contact weight of 0, ``include_cfrc_ext_in_observation=False``) it does not ask for
     them, and may run on a faster engine.
     """
+
+    arrays = True
 
     def __init__(
         self,
@@ -44,40 +47,40 @@ class _Human(MujocoTask):
         contacts = {"cfrc_ext"} if contact_cost_weight else set()
         self.needs = ("ten_length", "ten_velocity", *sorted(contacts.union(self.observed)))
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x and y, velocities, inertias and velocities of the bodies, forces of the actuators,
             contact forces [n, 348]
         """
-        fields = [getattr(data, name).flatten(1)[:, _UNOBSERVED[name] :] for name in self.observed]
-        return th.cat((data.qpos[:, self.skipped :], data.qvel, *fields), dim=1)
+        fields = [ops.flat(getattr(data, name))[:, _UNOBSERVED[name] :] for name in self.observed]
+        return ops.cat((data.qpos[:, self.skipped :], data.qvel, *fields))
 
-    def ctrl_cost(self, data: Fields) -> th.Tensor:
+    def ctrl_cost(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: cost of the controls [n]
         """
-        return self.ctrl_cost_weight * data.ctrl.square().sum(1)
+        return self.ctrl_cost_weight * ops.sum_of_squares(data.ctrl)
 
-    def contact_cost(self, data: Fields) -> th.Tensor:
+    def contact_cost(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: cost of the contact forces, clipped [n]
         """
         if self.contact_cost_weight:
-            cost = self.contact_cost_weight * data.cfrc_ext.square().sum((1, 2))
+            cost = self.contact_cost_weight * ops.sum_of_squares(ops.flat(data.cfrc_ext))
         else:
-            cost = th.zeros_like(data.qpos[:, 0])
-        return cost.clamp(*self.contact_cost_range)
+            cost = ops.zeros(data.qpos[:, 0])
+        return ops.clip(cost, *self.contact_cost_range)
 
     @staticmethod
-    def tendons(data: Fields) -> dict[str, th.Tensor]:
+    def tendons(data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: lengths and velocities of the k tendons, copies, each [n, k]
         """
-        return {"tendon_length": data.ten_length.clone(), "tendon_velocity": data.ten_velocity.clone()}
+        return {"tendon_length": ops.copy(data.ten_length), "tendon_velocity": ops.copy(data.ten_velocity)}
 
 
 class Humanoid(_Human):
@@ -152,15 +155,15 @@ class Humanoid(_Human):
         self.terminate_when_unhealthy = terminate_when_unhealthy
         self.healthy_z_range = checked_range("healthy_z_range", healthy_z_range)
 
-    def track(self, data: Fields) -> th.Tensor:
+    def track(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: mass centre on the plane [n, 2]
         """
         mass = data.body_mass  # [nbody], or [n, nbody] where each simulation has its own
-        return (mass.unsqueeze(-1) * data.xipos[..., :2]).sum(1) / mass.sum(-1, keepdim=True)
+        return (mass[..., None] * data.xipos[..., :2]).sum(1) / mass.sum(-1)[..., None]
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-0.4, 0.4]
@@ -171,9 +174,10 @@ class Humanoid(_Human):
         low, high = self.healthy_z_range
         height = data.qpos[:, 2]
         healthy = (low < height) & (height < high)
-        x_velocity, y_velocity = ((after - before) / self.dt).unbind(1)
+        velocity = (after - before) / self.dt
+        x_velocity, y_velocity = velocity[:, 0], velocity[:, 1]
         reward_forward = self.forward_reward_weight * x_velocity
-        reward_survive = self.healthy_reward * healthy.to(x_velocity.dtype)
+        reward_survive = ops.bonus(healthy, self.healthy_reward, x_velocity)
         ctrl_cost, contact_cost = self.ctrl_cost(data), self.contact_cost(data)
         stats = {
             **place(data),
@@ -188,7 +192,7 @@ class Humanoid(_Human):
         terminated = ~healthy if self.terminate_when_unhealthy else None
         return Outcome(reward_forward + reward_survive - (ctrl_cost + contact_cost), terminated, stats)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the robot stands, and its tendons
@@ -265,7 +269,7 @@ class HumanoidStandup(_Human):
         self.timestep = float(model.opt.timestep)
         self.z0 = float(self.qpos0[2])
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-0.4, 0.4]
@@ -283,12 +287,12 @@ class HumanoidStandup(_Human):
         }
         return Outcome(reward_linup - ctrl_cost - contact_cost + 1.0, None, stats)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the torso is, and the tendons
         """
-        xyz = data.qpos[:, :3].clone()
+        xyz = ops.copy(data.qpos[:, :3])
         return {
             "x_position": xyz[:, 0],
             "y_position": xyz[:, 1],

@@ -6,10 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch as th
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, is_finite, sin_cos, uniform_then_normal
+from sb3_ppo_plus.envs.tasks.common import checked_noise, is_finite, uniform_then_normal
+from sb3_ppo_plus.envs.tasks.ops import Array
 from sb3_ppo_plus.errors import InvalidArgument
 
 
@@ -23,6 +23,8 @@ class InvertedPendulum(MujocoTask):
     :raises InvalidArgument: for negative noise
     """
 
+    arrays = True
+
     camera: Mapping[str, Any] = {"trackbodyid": 0, "distance": 2.04}
 
     def __init__(
@@ -33,7 +35,7 @@ class InvertedPendulum(MujocoTask):
     ) -> None:
         super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: force on the cart asked for, in [-3, 3]
@@ -41,8 +43,8 @@ class InvertedPendulum(MujocoTask):
         :param after: not used
         :return: 1 while the pole is within 0.2 rad of upright
         """
-        upright = (data.qpos[:, 1].abs() <= 0.2) & is_finite(data)
-        reward = upright.to(data.qpos.dtype)
+        upright = (abs(data.qpos[:, 1]) <= 0.2) & is_finite(data)
+        reward = ops.bonus(upright, 1.0, data.qpos)
         return Outcome(reward, ~upright, {"reward_survive": reward})
 
 
@@ -56,6 +58,8 @@ class InvertedDoublePendulum(MujocoTask):
     :param reset_noise_scale: half-width of the noise on positions, deviation of that on velocities, at reset
     :raises InvalidArgument: for negative noise; from :meth:`setup` when the model has no site
     """
+
+    arrays = True
 
     needs = ("site_xpos", "qfrc_constraint")
 
@@ -79,30 +83,31 @@ class InvertedDoublePendulum(MujocoTask):
                 f"xml_file={self.model!r} has no site; its first one must be the tip of the upper pole"
             )
 
-    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+    def initial_state(self, draw: Draw) -> tuple[Array, Array]:
         """
         :param draw: random numbers
         :return: positions with uniform and velocities with normal noise
         """
         return uniform_then_normal(self, draw)
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: position of the cart, sines and cosines of the angles, velocities and the constraint force on the cart,
             these two within [-10, 10] [n, 9]
         """
-        return th.cat(
+        angles = data.qpos[:, 1:]
+        return ops.cat(
             (
                 data.qpos[:, :1],
-                *sin_cos(data.qpos[:, 1:]),
-                data.qvel.clamp(-10.0, 10.0),
-                data.qfrc_constraint[:, :1].clamp(-10.0, 10.0),
-            ),
-            dim=1,
+                ops.sin(angles),
+                ops.cos(angles),
+                ops.clip(data.qvel, -10.0, 10.0),
+                ops.clip(data.qfrc_constraint[:, :1], -10.0, 10.0),
+            )
         )
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: force on the cart asked for, in [-1, 1]
@@ -110,12 +115,12 @@ class InvertedDoublePendulum(MujocoTask):
         :param after: not used
         :return: a constant while the tip is above 1 m, less penalties of its place and of the poles' velocities
         """
-        x, _, height = data.site_xpos[:, 0].unbind(1)
-        _, lower, upper = data.qvel.unbind(1)
+        x, height = data.site_xpos[:, 0, 0], data.site_xpos[:, 0, 2]
+        lower, upper = data.qvel[:, 1], data.qvel[:, 2]
         terminated = height <= 1.0
-        reward_survive = self.healthy_reward * (~terminated).to(height.dtype)
-        distance_penalty = 0.01 * x.square() + (height - 2.0).square()
-        velocity_penalty = 0.001 * lower.square() + 0.005 * upper.square()
+        reward_survive = ops.bonus(~terminated, self.healthy_reward, height)
+        distance_penalty = 0.01 * x**2 + (height - 2.0) ** 2
+        velocity_penalty = 0.001 * lower**2 + 0.005 * upper**2
         stats = {
             "reward_survive": reward_survive,
             "distance_penalty": -distance_penalty,

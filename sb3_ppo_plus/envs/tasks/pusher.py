@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch as th
-from torch.nn.functional import pad
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import body_id, sum_of_squares
+from sb3_ppo_plus.envs.tasks.common import body_id
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class Pusher(MujocoTask):
@@ -25,6 +24,8 @@ class Pusher(MujocoTask):
     :param reward_control_weight: cost per squared action, typically 0.01 to 1; larger gives slower, calmer pushing
     :raises InvalidArgument: from :meth:`setup` when a body is missing
     """
+
+    arrays = True
 
     needs = ("xpos",)
     camera: Mapping[str, Any] = {"trackbodyid": -1, "distance": 4.0}
@@ -51,27 +52,26 @@ class Pusher(MujocoTask):
         self.object = body_id(model, "object", "Pusher")
         self.goal = body_id(model, "goal", "Pusher")
 
-    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+    def initial_state(self, draw: Draw) -> tuple[Array, Array]:
         """
         :param draw: random numbers
         :return: the arm at rest, the object at rest more than 0.17 m from the goal
         """
-        cylinder = draw.uniform_where(
-            (-0.3, -0.2), (0.0, 0.2), 2, lambda place: th.linalg.vector_norm(place, dim=1) > 0.17
-        )
-        arm = self.qpos0[:-4].expand(len(cylinder), -1)
+        cylinder = draw.uniform_where((-0.3, -0.2), (0.0, 0.2), 2, lambda place: ops.norm(place) > 0.17)
+        goal = ops.zeros(cylinder)
         qvel = draw.uniform(-0.005, 0.005, self.nv)
-        return pad(th.cat((arm, cylinder), dim=1), (0, 2)), pad(qvel[:, :-4], (0, 4))
+        arm = ops.zeros(qvel[:, : self.nq - 4]) + self.qpos0[:-4]
+        return ops.cat((arm, cylinder, goal)), ops.cat((qvel[:, :-4], goal, goal))
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: angles and angular velocities of the arm, positions of fingertip, object and goal [n, 23]
         """
         bodies = (data.xpos[:, self.fingertip], data.xpos[:, self.object], data.xpos[:, self.goal])
-        return th.cat((data.qpos[:, :7], data.qvel[:, :7], *bodies), dim=1)
+        return ops.cat((data.qpos[:, :7], data.qvel[:, :7], *bodies))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-2, 2]
@@ -80,11 +80,11 @@ class Pusher(MujocoTask):
         :return: less the distances from fingertip to object and from object to goal, less control cost
         """
         cylinder = data.xpos[:, self.object]
-        near = th.linalg.vector_norm(cylinder - data.xpos[:, self.fingertip], dim=1)
-        distance = th.linalg.vector_norm(cylinder - data.xpos[:, self.goal], dim=1)
+        near = ops.norm(cylinder - data.xpos[:, self.fingertip])
+        distance = ops.norm(cylinder - data.xpos[:, self.goal])
         stats = {
             "reward_dist": -self.reward_dist_weight * distance,
-            "reward_ctrl": -self.reward_control_weight * sum_of_squares(action),
+            "reward_ctrl": -self.reward_control_weight * ops.sum_of_squares(action),
             "reward_near": -self.reward_near_weight * near,
         }
         return Outcome(stats["reward_dist"] + stats["reward_ctrl"] + stats["reward_near"], None, stats)

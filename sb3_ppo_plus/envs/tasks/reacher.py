@@ -6,11 +6,10 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import torch as th
-from torch.nn.functional import pad
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import body_id, sin_cos, sum_of_squares
+from sb3_ppo_plus.envs.tasks.common import body_id
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class Reacher(MujocoTask):
@@ -24,6 +23,8 @@ class Reacher(MujocoTask):
     :param reward_control_weight: cost per squared action, typically 0.01 to 1; larger gives slower, calmer reaching
     :raises InvalidArgument: from :meth:`setup` when a body is missing
     """
+
+    arrays = True
 
     needs = ("xpos",)
     camera: Mapping[str, Any] = {"trackbodyid": 0}
@@ -47,27 +48,27 @@ class Reacher(MujocoTask):
         self.fingertip = body_id(model, "fingertip", "Reacher")
         self.target = body_id(model, "target", "Reacher")
 
-    def initial_state(self, draw: Draw) -> tuple[th.Tensor, th.Tensor]:
+    def initial_state(self, draw: Draw) -> tuple[Array, Array]:
         """
         :param draw: random numbers
         :return: the arm nearly straight and at rest, the target at rest within 0.2 m of its root
         """
         qpos = draw.uniform(-0.1, 0.1, self.nq) + self.qpos0
-        target = draw.uniform_where(-0.2, 0.2, 2, lambda place: th.linalg.vector_norm(place, dim=1) < 0.2)
+        target = draw.uniform_where(-0.2, 0.2, 2, lambda place: ops.norm(place) < 0.2)
         qvel = draw.uniform(-0.005, 0.005, self.nv)
-        return th.cat((qpos[:, :-2], target), dim=1), pad(qvel[:, :-2], (0, 2))
+        return ops.cat((qpos[:, :-2], target)), ops.cat((qvel[:, :-2], ops.zeros(target)))
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: cosines and sines of the angles, the target's position, angular velocities, from target to fingertip
             [n, 10]
         """
-        sine, cosine = sin_cos(data.qpos[:, :2])
+        angles = data.qpos[:, :2]
         to_fingertip = data.xpos[:, self.fingertip, :2] - data.xpos[:, self.target, :2]
-        return th.cat((cosine, sine, data.qpos[:, 2:], data.qvel[:, :2], to_fingertip), dim=1)
+        return ops.cat((ops.cos(angles), ops.sin(angles), data.qpos[:, 2:], data.qvel[:, :2], to_fingertip))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-1, 1]
@@ -75,7 +76,7 @@ class Reacher(MujocoTask):
         :param after: not used
         :return: less the distance to the target, less control cost
         """
-        distance = th.linalg.vector_norm(data.xpos[:, self.fingertip] - data.xpos[:, self.target], dim=1)
+        distance = ops.norm(data.xpos[:, self.fingertip] - data.xpos[:, self.target])
         reward_dist = -self.reward_dist_weight * distance
-        reward_ctrl = -self.reward_control_weight * sum_of_squares(action)
+        reward_ctrl = -self.reward_control_weight * ops.sum_of_squares(action)
         return Outcome(reward_dist + reward_ctrl, None, {"reward_dist": reward_dist, "reward_ctrl": reward_ctrl})

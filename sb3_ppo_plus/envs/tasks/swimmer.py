@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-import torch as th
-
+from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, place, sum_of_squares
+from sb3_ppo_plus.envs.tasks.common import checked_noise, place
+from sb3_ppo_plus.envs.tasks.ops import Array
 
 
 class Swimmer(MujocoTask):
@@ -24,6 +24,8 @@ class Swimmer(MujocoTask):
     :raises InvalidArgument: for negative noise
     """
 
+    arrays = True
+
     def __init__(
         self,
         xml_file: str | os.PathLike[str] = "swimmer.xml",
@@ -38,21 +40,21 @@ class Swimmer(MujocoTask):
         self.ctrl_cost_weight = ctrl_cost_weight
         self.skipped = 2 * int(exclude_current_positions_from_observation)
 
-    def track(self, data: Fields) -> th.Tensor:
+    def track(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: position of the tip on the plane [n, 2]
         """
         return data.qpos[:, :2]
 
-    def observe(self, data: Fields) -> th.Tensor:
+    def observe(self, data: Fields) -> Array:
         """
         :param data: fields of the simulation
         :return: positions without x and y, velocities [n, 8]
         """
-        return th.cat((data.qpos[:, self.skipped :], data.qvel), dim=1)
+        return ops.cat((data.qpos[:, self.skipped :], data.qvel))
 
-    def evaluate(self, data: Fields, action: th.Tensor, before: Any, after: Any) -> Outcome:
+    def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
         :param data: fields of the simulation
         :param action: torques asked for, in [-1, 1]
@@ -60,9 +62,10 @@ class Swimmer(MujocoTask):
         :param after: x and y after it
         :return: forward velocity less control cost
         """
-        x_velocity, y_velocity = ((after - before) / self.dt).unbind(1)
+        velocity = (after - before) / self.dt
+        x_velocity, y_velocity = velocity[:, 0], velocity[:, 1]
         reward_forward = self.forward_reward_weight * x_velocity
-        ctrl_cost = self.ctrl_cost_weight * sum_of_squares(action)
+        ctrl_cost = self.ctrl_cost_weight * ops.sum_of_squares(action)
         stats = {
             **place(data),
             "x_velocity": x_velocity,
@@ -72,7 +75,7 @@ class Swimmer(MujocoTask):
         }
         return Outcome(reward_forward - ctrl_cost, None, stats)
 
-    def reset_stats(self, data: Fields) -> dict[str, th.Tensor]:
+    def reset_stats(self, data: Fields) -> dict[str, Array]:
         """
         :param data: fields of the simulation
         :return: where the robot is
