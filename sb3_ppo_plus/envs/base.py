@@ -130,7 +130,8 @@ class TensorVecEnv(VecEnv):
         """
         :param actions: one action per environment [N, A]
         """
-        self._actions = actions
+        # A copy in order: the caller may reuse its array, and torch takes no reversed ones.
+        self._actions = np.array(actions)
 
     def step_wait(self) -> VecEnvStepReturn:
         """

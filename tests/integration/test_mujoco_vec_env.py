@@ -76,6 +76,17 @@ def poison(env: MujocoVecEnv, index: int, value: float) -> None:
 
 
 @pytest.mark.parametrize("task", ENGINES)
+def test_a_divergence_in_the_first_step_and_a_command_that_is_no_number_are_noticed(task: str) -> None:
+    env = make(task)
+    poison(env, 1, np.inf)
+    action = actions(env, 1)[0]
+    assert [info["diverged"] for info in env.step(action)[3]] == [False, True, False, False]
+    action[2] = np.nan
+    assert [info["diverged"] for info in env.step(action)[3]] == [False, False, True, False]
+    assert env.num_diverged == 2
+
+
+@pytest.mark.parametrize("task", ENGINES)
 @pytest.mark.parametrize("value", [np.nan, 1e30, np.inf])
 def test_a_diverged_simulation_ends_alone_and_is_counted(task: str, value: float) -> None:
     env, twin = make(task), make(task)

@@ -42,7 +42,8 @@ class BatchPhysics(Physics):
         self.data = SimpleNamespace(**fields, **shown)
         self._ctrl = self.batch.bind("ctrl")
         self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        self._bad = self.batch.warning[:, DIVERGED[0] : DIVERGED[-1] + 1, 1]
+        # The second number of a warning counts it; a reset puts it back to 0.
+        self._bad = self.batch.warning[:, DIVERGED, 1]
 
     def step(self, ctrl: np.ndarray, nstep: int) -> np.ndarray | None:
         """
@@ -61,16 +62,21 @@ class BatchPhysics(Physics):
             failed = diverged if failed is None else np.union1d(diverged, failed)
         return failed
 
-    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray | None:
         """
         :param ids: simulations [m]
         :param qpos: positions [m, nq]
         :param qvel: velocities [m, nv]
+        :return: numbers of simulations that cannot begin there, or None
         """
         self.batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
         self._qpos[ids] = qpos
         self._qvel[ids] = qvel
-        self.batch.forward(ids)
+        try:
+            self.batch.forward(ids)
+        except SimulationError as error:
+            return error.ids
+        return None
 
     def get_state(self) -> np.ndarray:
         """

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
-from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.mujoco.library import DIVERGED, mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Physics
 from sb3_ppo_plus.errors import InvalidArgument
 
@@ -47,6 +47,10 @@ class DataPhysics(Physics):
         self._ctrl = np.zeros((n_envs, model.nu))
         # Per simulation: what to copy from where to where; arrays of an MjData keep their address.
         self._copies = [[(rows[name][i], getattr(data, name)) for name in copied] for i, data in enumerate(self._datas)]
+        warned = [data.warning.number[DIVERGED] for data in self._datas]
+        self._bad = np.zeros((n_envs, len(warned[0])), warned[0].dtype)
+        for i, counts in enumerate(warned):
+            self._copies[i].append((self._bad[i], counts))
         shown = {name.removeprefix("opt."): self._model_field(name) for name in model_needs}
         self.data = SimpleNamespace(
             **rows,
@@ -65,7 +69,6 @@ class DataPhysics(Physics):
         :return: numbers of diverged simulations, or None
         """
         self._ctrl[...] = ctrl
-        expected = self._time + (nstep - 0.5) * float(self.model.opt.timestep)
         failed: list[int] = []
         queue = iter(range(self.n_envs))  # next() is atomic, so threads that finish early take more
         waiting = (
@@ -74,11 +77,9 @@ class DataPhysics(Physics):
         self._work(queue, nstep, failed)
         for future in waiting:
             future.result()
-        # A simulation that MuJoCo started anew by itself has lost time.
-        lost = self._time < expected
-        if not failed and not lost.any():
+        if not failed and not self._bad.any():
             return None
-        return np.union1d(np.flatnonzero(lost), failed).astype(np.int64)
+        return np.union1d(np.flatnonzero(self._bad.any(axis=1)), failed).astype(np.int64)
 
     def _work(self, queue: Iterator[int], nstep: int, failed: list[int]) -> None:
         step, after_constraints = mujoco.mj_step, mujoco.mj_rnePostConstraint
@@ -97,21 +98,27 @@ class DataPhysics(Physics):
             row[...] = source
         self._time[index] = self._datas[index].time
 
-    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray | None:
         """
         :param ids: simulations [m]
         :param qpos: positions [m, nq]
         :param qvel: velocities [m, nv]
+        :return: numbers of simulations that cannot begin there, or None
         """
+        failed = []
         for position, index in enumerate(ids.tolist()):
             data, model = self._datas[index], self._models[index]
             mujoco.mj_resetData(model, data)
             data.qpos[:] = qpos[position]
             data.qvel[:] = qvel[position]
-            # Without mj_rnePostConstraint, like Gymnasium: the first observation of an episode has no contact forces.
-            mujoco.mj_forward(model, data)
+            try:
+                # No mj_rnePostConstraint, as in Gymnasium: the first observation of an episode has no contact forces.
+                mujoco.mj_forward(model, data)
+            except mujoco.FatalError:
+                failed.append(index)
             self._copy_out(index)
         self._ctrl[ids] = 0.0
+        return np.asarray(failed) if failed else None
 
     def get_state(self) -> np.ndarray:
         """
@@ -147,7 +154,8 @@ class DataPhysics(Physics):
         :param index: number of a simulation
         :return: its model
         """
-        return self._models[index]
+        model = self._models[index]
+        return copy.copy(model) if model is self.model else model
 
     def _expand(self, name: str) -> np.ndarray:
         if name not in self._expanded:

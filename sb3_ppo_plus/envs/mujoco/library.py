@@ -28,15 +28,9 @@ __all__ = ["Batch", "SimulationError", "compile_model", "log_warnings", "mujoco"
 
 logger = logging.getLogger(__name__)
 
-# MuJoCo's answers to a state that is not finite: it warns, and starts the simulation anew in the middle of a step.
-DIVERGED = [
-    int(kind)
-    for kind in (
-        mujoco.mjtWarning.mjWARN_BADQPOS,
-        mujoco.mjtWarning.mjWARN_BADQVEL,
-        mujoco.mjtWarning.mjWARN_BADQACC,
-    )
-]
+# MuJoCo's answers to states and controls that are not finite: it warns, and starts the simulation anew in the middle
+# of a step, or takes the controls for 0. These kinds of warning stand next to each other.
+DIVERGED = slice(int(mujoco.mjtWarning.mjWARN_BADQPOS), int(mujoco.mjtWarning.mjWARN_BADCTRL) + 1)
 
 
 def log_warnings() -> None:

@@ -50,13 +50,14 @@ class Physics(ABC):
         """
 
     @abstractmethod
-    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> None:
+    def begin(self, ids: np.ndarray, qpos: np.ndarray, qvel: np.ndarray) -> np.ndarray | None:
         """
         Start some simulations anew, and compute their derived fields. The others stay as they are.
 
         :param ids: their numbers, sorted [m]
         :param qpos: positions [m, nq]
         :param qvel: velocities [m, nv]
+        :return: numbers of those that cannot begin there, because MuJoCo raises; None when all can
         """
 
     @abstractmethod

@@ -25,7 +25,7 @@ from sb3_ppo_plus.envs.mujoco.building import (
     whole,
 )
 from sb3_ppo_plus.envs.mujoco.clock import EpisodeClock
-from sb3_ppo_plus.envs.mujoco.library import SimulationError, compile_model, mujoco
+from sb3_ppo_plus.envs.mujoco.library import compile_model
 from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
 from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
 from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
@@ -182,23 +182,21 @@ class MujocoVecEnv(TensorVecEnv):
         waiting = mask.nonzero()[0]
         self.signals.reset(th.from_numpy(mask))
         for _ in range(_START_ATTEMPTS):
-            try:
-                if self.randomizer is not None:
-                    self.randomizer.begin(waiting)
-                qpos, qvel = self._rules.initial_state(self.generators.draw_arrays(waiting))
-                self.physics.begin(waiting, qpos, qvel)
-            except (SimulationError, mujoco.FatalError) as error:
-                logger.warning("a start of %s cannot be computed: %s", type(self.task).__name__, error)
-                continue
+            if self.randomizer is not None:
+                self.randomizer.begin(waiting)
+            qpos, qvel = self._rules.initial_state(self.generators.draw_arrays(waiting))
+            failed = self.physics.begin(waiting, qpos, qvel)
             # MuJoCo replaces a state that is not finite by the default pose, and says nothing here.
-            drawn = np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1)
-            seen = np.isfinite(self._rules.observe(self.data)).all(1)
-            waiting = waiting[~(drawn & seen[waiting])]
+            bad = ~(np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1))
+            bad |= ~np.isfinite(self._rules.observe(self.data)).all(1)[waiting]
+            if failed is not None:
+                bad |= np.isin(waiting, failed)
+            waiting = waiting[bad]
             if not len(waiting):
                 return
         raise RuntimeError(
-            f"{type(self.task).__name__}: {_START_ATTEMPTS} starts in a row could not be simulated; look at "
-            f"initial_state() and the randomization ({', '.join(self.randomizer.values) if self.randomizer else '-'})"
+            f"{type(self.task).__name__}: {_START_ATTEMPTS} starts in a row gave no finite state and observation; look at "
+            "initial_state(), observe() and the randomization"
         )
 
     # ------------------------------------------------ step
