@@ -308,6 +308,13 @@ class HasNoState(PointMass):
         pass
 
 
+@breaks("a_state_of_another_number_of_environments_is_refused", "refused")
+class RefusesTooLate(PointMass):
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.x = self.x * 0.0
+        super().load_state_dict(state)
+
+
 @breaks("a_state_of_another_number_of_environments_is_refused", "accepted without an error")
 class TakesAnyState(PointMass):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -215,6 +215,18 @@ class IsWrappedInEverything(PointMass):
         return [True for _ in self._indices(indices)]
 
 
+@breaks("seeds_and_pictures_come_one_per_environment", "gave \\[\\]")
+class SaysNothingOfSeeds(PointMass):
+    def seed(self, seed: int | None = None) -> Any:
+        super().seed(seed)
+
+
+@breaks("seeds_and_pictures_come_one_per_environment", "gave 1 of 3")
+class ShowsTheFirst(PointMass):
+    def get_images(self) -> Any:
+        return [None]
+
+
 @breaks("closing_twice_is_fine", "closed already")
 class ClosesOnce(PointMass):
     closed = 0

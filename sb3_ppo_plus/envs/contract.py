@@ -236,12 +236,14 @@ class TensorVecEnvContract(NumpyFaceContract):
             assert_unchanged(taken, leaves(state, "state_dict()"), "after it was loaded")
 
     def test_a_state_of_another_number_of_environments_is_refused(self) -> None:
-        """It raises ``InvalidArgument``, or another ``ValueError``, and does not go on with a part."""
+        """It raises ``InvalidArgument``, or another ``ValueError``, and changes nothing."""
         with self._env() as env, self._env(n_envs=self.n_envs + 1) as larger:
             begin(env)
             begin(larger)
             for target, state in ((larger, env.state_dict()), (env, larger.state_dict())):
+                before = copy.deepcopy(list(leaves(target.state_dict(), "state_dict()")))
                 assert_raises(ValueError, partial(target.load_state_dict, state), "a state of another size")
+                assert_unchanged(before, leaves(target.state_dict(), "state_dict()"), "by a state that was refused")
 
 
 def _differs(observed: Record, ended: th.Tensor, step: Record, names: list[str]) -> bool:

@@ -175,6 +175,16 @@ class NumpyFaceContract(ContractHooks):
                 given = env.env_is_wrapped(wrapper)
                 assert given == [expected] * env.num_envs, f"env_is_wrapped({wrapper.__name__}) gave {given}"
 
+    def test_seeds_and_pictures_come_one_per_environment(self) -> None:
+        """``seed(s)`` answers s, s + 1, ...; ``get_images()`` has an entry for each, None where there is no picture."""
+        with self._env() as env:
+            given = list(env.seed(self.seed) or [])
+            assert given == [self.seed + index for index in range(env.num_envs)], f"seed({self.seed}) gave {given}"
+            env.set_options({})
+            env.reset()
+            images = list(env.get_images())
+            assert len(images) == env.num_envs, f"get_images() gave {len(images)} of {env.num_envs}"
+
     def test_closing_twice_is_fine(self) -> None:
         """A script and a callback may both close, whether the environment was used or not."""
         for used in (False, True):

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
 from typing import Any
 
+import numpy as np
 import torch as th
 
 from sb3_ppo_plus.errors import InvalidArgument
@@ -28,7 +30,7 @@ class ObservationNoise:
     """
 
     def __init__(self, std: float | Sequence[float], size: int) -> None:
-        values: list[Any] = list(std) if isinstance(std, (list, tuple)) else [std] * size
+        values: list[Any] = list(std) if isinstance(std, (list, tuple, np.ndarray)) else [std] * size
         if len(values) != size:
             raise InvalidArgument(
                 f"observation_noise has {len(values)} deviations and an observation {size} dimensions; give one "
@@ -62,13 +64,13 @@ class ActionDelay:
 
     def __init__(self, delay: int | Sequence[int], n_envs: int, size: int) -> None:
         bounds: list[Any] = list(delay) if isinstance(delay, (list, tuple)) else [delay, delay]
-        whole = all(isinstance(bound, int) and not isinstance(bound, bool) for bound in bounds)
+        whole = all(isinstance(bound, Integral) and not isinstance(bound, bool) for bound in bounds)
         if len(bounds) != 2 or not whole or not 0 <= bounds[0] <= bounds[1]:
             raise InvalidArgument(
                 f"action_delay is {delay!r}; give a number of steps such as 1, or a pair (low, high) to draw from at "
                 "reset"
             )
-        self.low, self.high = bounds
+        self.low, self.high = (int(bound) for bound in bounds)
         self.delays = th.full((n_envs,), self.low)
         self.history = th.zeros(self.high + 1, n_envs, size)
         self._rows = th.arange(n_envs)
@@ -175,6 +177,7 @@ class Signals:
     ) -> None:
         # One generator for all: noise is drawn at every step, and a generator per environment would cost a Python loop.
         self.generator = th.Generator()
+        self.generator.seed()  # every generator of torch begins alike
         noise = ObservationNoise(observation_noise, observation_size)
         delay = ActionDelay(action_delay, n_envs, action_size)
         self.noise = noise if bool(noise.std.any()) else None
@@ -243,4 +246,4 @@ class Signals:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return not isinstance(value, bool) and isinstance(value, Real) and math.isfinite(float(value))

@@ -139,7 +139,10 @@ def make_env(
     kind = choose_vec_env(config)
     env: VecEnv
     if kind == "native":
-        env = make_native(config, n_envs, seed, env_kwargs)
+        env = robots = make_native(config, n_envs, seed, env_kwargs)
+        if not in_workers and robots.randomizer is not None:
+            # Evaluations do not begin where training began: they all see what training ends with.
+            robots.randomizer.finish_schedules()
     else:
         in_workers = in_workers and kind == "subproc"
         env = make_vec_env(

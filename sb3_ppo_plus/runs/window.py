@@ -7,13 +7,13 @@ import time
 import warnings
 from contextlib import closing
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from gymnasium import error
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_plus.envs.screen import screen_answers
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.envs import remedy
 from sb3_ppo_plus.runs.evaluate import Agent, Evaluation
@@ -183,12 +183,7 @@ def _open(agent: Agent, seed: int) -> VecEnv:
 
 
 def _check_screen() -> None:
-    """Ask for the screen before Gymnasium's viewer does: one that does not answer would end the process there."""
-    glfw = import_module("glfw")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        answers = glfw.init() and glfw.get_primary_monitor()
-    if not answers:
+    if not screen_answers():
         raise InvalidArgument(
             "no window opens: the screen does not answer (is DISPLAY right?); use --video FILE, which needs none"
         )

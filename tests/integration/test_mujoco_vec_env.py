@@ -230,6 +230,25 @@ def test_pictures_show_each_robot_where_it_is() -> None:
     env.close()
 
 
+def test_a_randomized_robot_is_drawn_as_it_is() -> None:
+    pictures = []
+    for size in (1.0, 4.0):
+        env = make(
+            "InvertedPendulum-v5",
+            n_envs=1,
+            render_mode="rgb_array",
+            width=64,
+            height=48,
+            randomization={"geom_size": {"scale": [size, size], "names": ["cart"]}},
+        )
+        try:
+            pictures.append(env.get_images()[0])
+        except Exception as error:
+            pytest.skip(f"no renderer here: {type(error).__name__}")
+        env.close()
+    assert not np.array_equal(pictures[0], pictures[1])
+
+
 def test_without_a_render_mode_there_is_no_picture() -> None:
     assert make(n_envs=2).get_images() == [None, None]
 
@@ -266,6 +285,35 @@ def test_a_model_trained_here_loads_with_gymnasiums_own_environment(tmp_path: Pa
     assert loaded.learn(16).num_timesteps > 0
 
 
+def test_what_is_fixed_at_construction_cannot_be_set_later() -> None:
+    env = make(n_envs=2)
+    for name in ("max_episode_steps", "render_mode", "num_envs", "observation_space"):
+        with pytest.raises(InvalidArgument, match=f"{name} is fixed"):
+            env.set_attr(name, 3)
+    env.set_attr("note", "mine")
+    assert env.get_attr("note") == ["mine", "mine"]
+
+
+def test_unseeded_environments_differ_in_their_noise_too() -> None:
+    seen = [MujocoVecEnv("Hopper-v5", observation_noise=1.0, reset_noise_scale=0.0).reset() for _ in range(2)]
+    assert not np.array_equal(seen[0], seen[1])
+
+
+def test_a_window_without_a_screen_is_refused_at_once(monkeypatch: Any) -> None:
+    monkeypatch.setattr("sb3_ppo_plus.envs.mujoco.rendering.screen_answers", lambda: False)
+    with pytest.raises(InvalidArgument, match="no screen answers"):
+        MujocoVecEnv("Hopper-v5", render_mode="human")
+
+
+def test_the_callers_action_array_may_be_reused_and_reversed() -> None:
+    env, twin = make(), make()
+    action = actions(env, 1)[0]
+    env.step_async(action[::-1])
+    expected = twin.step(action[::-1].copy())
+    action[:] = 0.0
+    np.testing.assert_array_equal(env.step_wait()[0], expected[0])
+
+
 def test_it_counts_as_monitored() -> None:
     assert make().env_is_wrapped(Monitor) == [True] * 4
 
@@ -292,6 +340,44 @@ class WrongField(Cart):
     needs = ("sensordate",)
 
 
+class Forgetful(Cart):
+    def __init__(self) -> None:
+        self.model = CART
+
+
+class Unprepared(Cart):
+    def setup(self, model: Any) -> None:
+        self.nothing = model
+
+
+class Unasked(Cart):
+    def observe(self, data: Any) -> th.Tensor:
+        return data.xpos[:, 0]
+
+
+class Comma(Cart):
+    needs = "sensordata"  # type: ignore[assignment]
+
+
+class UnknownModelField(Cart):
+    model_needs = ("body_mas",)
+
+
+class ShortStart(Cart):
+    def initial_state(self, draw: Any) -> tuple[th.Tensor, th.Tensor]:
+        return draw.uniform(0, 1, 1), draw.uniform(0, 1, 3)
+
+
+class PlainTuple(Cart):
+    def evaluate(self, data: Any, action: th.Tensor, before: Any, after: Any) -> Any:
+        return data.sensordata[:, 0], None, {}
+
+
+class Reserved(Cart):
+    def evaluate(self, data: Any, action: th.Tensor, before: Any, after: Any) -> Outcome:
+        return Outcome(data.sensordata[:, 0], None, {"episode": data.sensordata[:, 0]})
+
+
 class Uncomputed(Cart):
     needs = ("subtree_linvel",)
 
@@ -313,7 +399,21 @@ class Uncomputed(Cart):
         ("Hopper-v5", {"camera_name": "front"}, r"\['track'\]"),
         ("Hopper-v5", {"camera_id": 7}, "camera_id is 7"),
         ("Hopper-v5", {"camera_id": 0, "camera_name": "track"}, "give one"),
-        (Cart, {"speed": 1.0}, "not arguments of MujocoVecEnv"),
+        (Cart(), {"wheel_radius": 1.0}, "where the task is made"),
+        (Cart(), {"n_env": 2}, "did you mean n_envs"),
+        ("Hopper-v5", {"randomisation": {}}, "did you mean randomization"),
+        (Forgetful(), {}, r"super\(\).__init__"),
+        (Unprepared(), {}, r"super\(\).setup"),
+        (Unasked(), {}, "add it to its `needs`"),
+        (Comma(), {}, "with its comma"),
+        (UnknownModelField(), {}, "no field of MjModel"),
+        (ShortStart(), {}, r"velocities of shape \[1, 3\]"),
+        (PlainTuple(), {}, "return Outcome"),
+        (Reserved(), {}, "'episode', a name that infos use already"),
+        ("Hopper-v5", {"randomization": ["body_mass"]}, "give a mapping"),
+        ("Hopper-v5", {"width": "480"}, "width is '480'"),
+        ("Hopper-v5", {"frame_skip": 0}, "frame_skip=0"),
+        ("Hopper-v5", {"frame_skip": 2.5}, "frame_skip=2.5"),
         (Cart("<mujoco><nonsense/></mujoco>"), {}, "cannot compile"),
         (Cart(3.0), {}, "MjSpec"),
         (Cart("<mujoco><worldbody><body><joint/><geom size='1'/></body></worldbody></mujoco>"), {}, "no actuators"),
@@ -325,11 +425,11 @@ class Uncomputed(Cart):
         (Uncomputed(), {}, "add a sensor"),
         (MujocoTask(CART), {}, "override evaluate"),
         (3, {}, "unknown task 3"),
+        (Cart, {}, r"give an instance of it, Cart\(\)"),
     ],
 )
 def test_mistakes_are_named_before_the_first_step(task: Any, options: dict, message: str) -> None:
-    task = task() if isinstance(task, type) else task
-    with pytest.raises((InvalidArgument, TypeError), match=message):
+    with pytest.raises((InvalidArgument, TypeError, AttributeError), match=message):
         MujocoVecEnv(task, **{"n_envs": 2, **options})
 
 
@@ -347,13 +447,21 @@ def test_a_step_before_the_first_reset_is_an_error() -> None:
 
 def test_a_state_of_another_environment_is_refused() -> None:
     env = make(n_envs=2)
+    delayed = make(n_envs=2, action_delay=1)
+    before = env.state_dict()
     for other in (
         make(n_envs=3),
         make("Walker2d-v5", n_envs=2),
         make(n_envs=2, randomization={"body_mass": {"scale": [1, 1]}}),
+        make(n_envs=2, exclude_current_positions_from_observation=False),
+        delayed,
     ):
         with pytest.raises(InvalidArgument, match="same arguments"):
             env.load_state_dict(other.state_dict())
+        # Refused before anything changed.
+        assert all(th.equal(before[name], env.state_dict()[name]) for name in ("physics", "observations"))
+    with pytest.raises(InvalidArgument, match="same arguments"):
+        delayed.load_state_dict(make(n_envs=2, action_delay=(0, 3)).state_dict())
     with pytest.raises(InvalidArgument, match="no state"):
         env.load_state_dict({})
 

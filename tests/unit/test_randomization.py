@@ -122,6 +122,22 @@ def test_the_strength_grows_with_the_steps_of_all_robots() -> None:
     assert seen == pytest.approx([nominal, (nominal + 5) / 2, 5.0])
 
 
+def test_a_strength_by_steps_needs_no_over_and_finish_schedules_jumps_to_its_end() -> None:
+    strength = {"type": "linear", "start": 0.0, "end": 1.0, "unit": "steps", "end_step": 300}
+    env = make(n_envs=3, max_episode_steps=50, randomization={"dof_damping": {"set": [5.0, 5.0], "strength": strength}})
+    nominal = models(make())[0].dof_damping[-1]
+    assert models(env)[0].dof_damping[-1] == pytest.approx(nominal)
+    for _ in range(50):
+        env.step(np.zeros((3, 3), np.float32))
+    env.reset()
+    assert models(env)[0].dof_damping[-1] == pytest.approx((nominal + 5) / 2)
+    # What is reported is what is there.
+    assert env.reset_infos[0]["randomization/dof_damping"] == pytest.approx(models(env)[0].dof_damping)
+    env.randomizer.finish_schedules()
+    env.reset()
+    assert models(env)[0].dof_damping[-1] == pytest.approx(5.0)
+
+
 def test_without_randomization_nothing_is_drawn_and_the_starts_are_the_same() -> None:
     plain = make().state_dict()
     varied = make(randomization={"body_mass": {"scale": [0.9, 1.1]}}).state_dict()
@@ -165,6 +181,15 @@ def test_log_uniform_and_normal_have_their_moments() -> None:
         ({"body_mass": {"scale": [1, 1], "strength": 2.0}}, "strength"),
         ({"body_mass": {"scale": [1, 1], "over": 0}}, "over is 0"),
         ({"body_mass": {"scale": [1, 1], "names": "torso"}}, "list of str"),
+        ({"body_mass": {"scale": [1, 1], "names": []}}, "leave it out for all"),
+        ({"geom_friction": {"scale": [1, 1], "columns": []}}, "leave it out for all"),
+        ({"body_mass": {"scale": [1, 1], "shared": "false"}}, "give true or false"),
+        ({"body_mass": {"add": [1, 1], "also": ["body_inertia"]}}, "also goes with scale"),
+        ({"body_mass": {"scale": [1, 1], "also": ["body_mass"]}}, "name each field once"),
+        ({"body_mass": {"scale": [-0.5, 1]}}, "makes body_mass -"),
+        ({"body_mass": {"scale": {"normal": [1, 0.6]}}}, "ends after 4 std"),
+        ({"body_mass": {"set": [0, 1]}}, "above 0"),
+        ({"geom_friction": {"add": [-9, 0]}}, "makes geom_friction -"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_simulated(spec: dict, message: str) -> None:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.library import DIVERGED, Batch, SimulationError, mujoco
-from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Physics
+from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Fields, Physics
 from sb3_ppo_plus.errors import InvalidArgument
 
 
@@ -39,7 +37,7 @@ class BatchPhysics(Physics):
         except ValueError as unknown:
             raise InvalidArgument(f"needs={needs!r}: {unknown}") from unknown
         shown = {name.removeprefix("opt."): self._model_field(name) for name in model_needs}
-        self.data = SimpleNamespace(**fields, **shown)
+        self.data = Fields(**fields, **shown)
         self._ctrl = self.batch.bind("ctrl")
         self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
         # The second number of a warning counts it; a reset puts it back to 0.

@@ -5,14 +5,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
 from sb3_ppo_plus.envs.mujoco.library import DIVERGED, mujoco
-from sb3_ppo_plus.envs.mujoco.physics import Physics
+from sb3_ppo_plus.envs.mujoco.physics import Fields, Physics
 from sb3_ppo_plus.errors import InvalidArgument
 
 
@@ -52,13 +51,12 @@ class DataPhysics(Physics):
         for i, counts in enumerate(warned):
             self._copies[i].append((self._bad[i], counts))
         shown = {name.removeprefix("opt."): self._model_field(name) for name in model_needs}
-        self.data = SimpleNamespace(
+        self.data = Fields(
             **rows,
             time=self._time,
             ctrl=self._ctrl,
             **shown,
         )
-        self._expanded: dict[str, np.ndarray] = {}
         self._helpers = self.n_threads - 1
         self._pool = ThreadPoolExecutor(self._helpers) if self._helpers else None
 
@@ -158,13 +156,13 @@ class DataPhysics(Physics):
         return copy.copy(model) if model is self.model else model
 
     def _expand(self, name: str) -> np.ndarray:
-        if name not in self._expanded:
+        if name not in self.expanded:
             # Batch knows which fields may differ; its answer is the same for this engine.
             values = BatchPhysics(self.model, self.n_envs, 1)._expand(name)
             if self._models[0] is self.model:
                 self._models = [copy.copy(self.model) for _ in range(self.n_envs)]
-            self._expanded[name] = values.copy()
-        return self._expanded[name]
+            return values.copy()
+        return self.expanded[name]
 
     def apply_model(self, ids: np.ndarray) -> None:
         """
@@ -172,7 +170,7 @@ class DataPhysics(Physics):
         """
         for index in ids.tolist():
             model = self._models[index]
-            for name, values in self._expanded.items():
+            for name, values in self.expanded.items():
                 owner = model.opt if name.startswith("opt.") else model
                 _assign(owner, name.removeprefix("opt."), values[index])
             if self._must_set_constants:

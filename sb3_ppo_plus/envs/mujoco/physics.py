@@ -15,9 +15,20 @@ from types import SimpleNamespace
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.errors import InvalidArgument
 
 #: what every engine shows without being asked
 STATE_FIELDS = ("qpos", "qvel", "ctrl", "time")
+
+
+class Fields(SimpleNamespace):
+    """What a task reads, by name."""
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        raise AttributeError(
+            f"the task reads {name!r}, which it does not ask for; add it to its `needs` (fields of MjData) or "
+            "`model_needs` (fields of MjModel)"
+        )
 
 
 class Physics(ABC):
@@ -30,7 +41,7 @@ class Physics(ABC):
     """
 
     #: live arrays for tasks to read: qpos, qvel, ctrl, time and the fields asked for, each [n, ...]
-    data: SimpleNamespace
+    data: Fields
 
     def __init__(self, model: mujoco.MjModel, n_envs: int, n_threads: int) -> None:
         self.model = model
@@ -38,6 +49,8 @@ class Physics(ABC):
         self.n_threads = n_threads
         self._constant_inputs = frozenset(getattr(mujoco.MjModel, "_setconst_inputs", ()))
         self._must_set_constants = False
+        #: model fields that differ between simulations, by name, each [n, ...]
+        self.expanded: dict[str, np.ndarray] = {}
 
     @abstractmethod
     def step(self, ctrl: np.ndarray, nstep: int) -> np.ndarray | None:
@@ -94,10 +107,10 @@ class Physics(ABC):
         :return: the live values [n, ...]
         :raises InvalidArgument: for a field that cannot differ between simulations
         """
-        values = self._expand(name)
+        values = self.expanded[name] = self._expand(name)
         self._must_set_constants |= name in self._constant_inputs or name.startswith("opt.")
         short = name.removeprefix("opt.")
-        if hasattr(self.data, short):
+        if short in vars(self.data):
             setattr(self.data, short, values)
         return values
 
@@ -119,5 +132,8 @@ class Physics(ABC):
 
     def _model_field(self, name: str) -> np.ndarray:
         """A field of the model that all simulations share, for tasks to read."""
-        value = getattr(self.model.opt if name.startswith("opt.") else self.model, name.removeprefix("opt."))
-        return np.array(value)
+        owner = self.model.opt if name.startswith("opt.") else self.model
+        try:
+            return np.array(getattr(owner, name.removeprefix("opt.")))
+        except AttributeError as unknown:
+            raise InvalidArgument(f"model_needs has {name!r}, which is no field of MjModel: {unknown}") from unknown

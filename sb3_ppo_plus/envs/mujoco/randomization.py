@@ -17,10 +17,8 @@ et al. 2018, "Sim-to-real transfer of robotic control with dynamics randomizatio
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,76 +27,28 @@ import torch as th
 from sb3_ppo_plus.envs.draws import Generators
 from sb3_ppo_plus.envs.mujoco.library import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Physics
+from sb3_ppo_plus.envs.mujoco.randomization_terms import Term, parse_term
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.schedules import check_schedule, parse_schedule
 
-OPERATIONS = ("scale", "add", "set")
-DISTRIBUTIONS = ("uniform", "log_uniform", "normal")
-_OPTIONS = ("field", *OPERATIONS, "names", "columns", "shared", "also", "strength", "over")
 # Gymnasium's, the engine's and the rewards' idea of a step all hang on it.
 _FIXED = {"opt.timestep": "dt is the same for all environments; give the task another frame_skip"}
 _NAMED = ("body", "geom", "jnt", "actuator", "site", "tendon", "dof")
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """
-    One line of a randomization: a field, where in it, and what happens to it.
-
-    :param label: its name in reports
-    :param field: MjModel field, or ``opt.<name>``
-    :param operation: scale, add or set
-    :param distribution: uniform, log_uniform or normal
-    :param parameters: low and high, or mean and deviation
-    :param names: bodies, geoms, joints, ...; None for all of the field
-    :param columns: columns of the field, None for all
-    :param shared: one draw for all entries of an environment, instead of one for each
-    :param also: fields that get the same draw, for example body_inertia beside body_mass
-    :param strength: from progress remaining to how much of the draw counts, 0 (the model as it is) to 1
-    :param over: environment steps, of all environments together, that the strength takes from start to end
-    """
-
-    label: str
-    field: str
-    operation: str
-    distribution: str
-    parameters: tuple[float, float]
-    names: tuple[str, ...] | None = None
-    columns: tuple[int, ...] | None = None
-    shared: bool = False
-    also: tuple[str, ...] = ()
-    strength: Callable[[float], float] = dataclasses.field(default=lambda _progress_remaining: 1.0)
-    over: float = 1.0
-
-    def draw(self, generator: np.random.Generator, count: int) -> np.ndarray:
-        """
-        :param generator: of one environment
-        :param count: entries of the field that are drawn
-        :return: draws [count]
-        """
-        first, second = self.parameters
-        size = 1 if self.shared else count
-        if self.distribution == "normal":
-            drawn = generator.normal(first, second, size)
-        elif self.distribution == "log_uniform":
-            drawn = np.exp(generator.uniform(math.log(first), math.log(second), size))
-        else:
-            drawn = generator.uniform(first, second, size)
-        return np.broadcast_to(drawn, (count,))
-
-    def apply(self, nominal: np.ndarray, drawn: np.ndarray, strength: float) -> np.ndarray:
-        """
-        :param nominal: values of the model [count, ...]
-        :param drawn: draws [count]
-        :param strength: 0 to 1
-        :return: values of one environment [count, ...]
-        """
-        drawn = drawn.reshape(-1, *[1] * (nominal.ndim - 1))
-        if self.operation == "scale":
-            return nominal * (1.0 + strength * (drawn - 1.0))
-        if self.operation == "add":
-            return nominal + strength * drawn
-        return nominal + strength * (drawn - nominal)
+# Fields that mean nothing below 0, and those that mean nothing at 0 either.
+_NOT_NEGATIVE = (
+    "body_mass",
+    "body_inertia",
+    "geom_friction",
+    "geom_size",
+    "dof_damping",
+    "dof_armature",
+    "dof_frictionloss",
+    "jnt_stiffness",
+    "tendon_stiffness",
+    "tendon_damping",
+)
+_POSITIVE = ("body_mass", "body_inertia", "geom_size")
+# More steps than any schedule takes.
+_LONG_AFTER = 10**15
 
 
 class Randomizer:
@@ -112,6 +62,10 @@ class Randomizer:
     """
 
     def __init__(self, terms: Mapping[str, Any], physics: Physics, n_envs: int) -> None:
+        if not isinstance(terms, Mapping):
+            raise InvalidArgument(
+                f"randomization is {terms!r}; give a mapping such as {{'body_mass': {{'scale': [0.8, 1.2]}}}}"
+            )
         self.terms = [parse_term(label, spec) for label, spec in terms.items()]
         self.physics = physics
         self.generators = Generators(n_envs)
@@ -143,22 +97,21 @@ class Randomizer:
                 for target in targets:
                     target.restore(index)
             for term, targets in zip(self.terms, self._targets, strict=True):
-                strength = self.strength(term)
+                strength = term.strength_at(self.num_steps)
                 drawn = term.draw(self.generators[index], len(targets[0].rows))
                 for target in targets:
                     target.write(index, drawn, strength)
-                neutral = {"scale": 1.0, "add": 0.0}.get(term.operation)
-                count = self.values[term.label].shape[1]
-                effective = drawn if neutral is None else neutral + strength * (drawn - neutral)
-                self.values[term.label][index] = effective[:count]
+                effective = {
+                    "scale": 1.0 + strength * (drawn - 1.0),
+                    "add": strength * drawn,
+                    "set": targets[0].read(index),
+                }[term.operation]
+                self.values[term.label][index] = effective[: self.values[term.label].shape[1]]
         self.physics.apply_model(ids)
 
-    def strength(self, term: Term) -> float:
-        """
-        :param term: one line of the randomization
-        :return: how much of its draws counts now, 0 to 1
-        """
-        return float(term.strength(max(0.0, 1.0 - self.num_steps / term.over)))
+    def finish_schedules(self) -> None:
+        """Draw at full strength from the next episode on, as at the end of training; for evaluation."""
+        self.num_steps = _LONG_AFTER
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -181,8 +134,8 @@ class Randomizer:
         if set(state["fields"]) != set(self._fields()) or set(state["values"]) != set(self.values):
             raise InvalidArgument(
                 f"the state has randomization of {sorted(state['values'])}, this environment of "
-                f"{sorted(self.values)}; make "
-                "it with the same randomization"
+                f"{sorted(self.values)}; make it "
+                "with the same randomization"
             )
         self.num_steps = int(state["num_steps"])
         self.generators.load_state_dict(state["generators"])
@@ -209,8 +162,7 @@ class _Target:
         if self.values.dtype.kind != "f":
             raise InvalidArgument(
                 f"randomization[{term.label!r}]: {name} holds whole numbers, which say how a model is built; only "
-                "numbers "
-                "such as masses, friction and gains can be drawn"
+                "numbers such as masses, friction and gains can be drawn"
             )
         self.term, self.field = term, name
         # opt.gravity is one vector: its numbers are the rows.
@@ -230,97 +182,37 @@ class _Target:
         # The fields of `also` are scaled whole: three inertias follow one mass.
         self.columns = columns if columns and name == term.field and self.nominal.ndim > 1 else None
 
+        self._check_range()
+
+    def _check_range(self) -> None:
+        """Nothing may be drawn that means nothing, such as a negative mass."""
+        if self.field not in _NOT_NEGATIVE:
+            return
+        counted = np.atleast_1d(self.nominal)[self._place]
+        for bound in self.term.bounds():
+            values = self.term.apply(counted, np.full(len(counted), bound), 1.0)[counted > 0]
+            if (values < 0).any() or (self.field in _POSITIVE and (values == 0).any()):
+                raise InvalidArgument(
+                    f"randomization[{self.term.label!r}]: a draw of {bound:g} makes {self.field} {values.min():g}; "
+                    f"keep it {'above' if self.field in _POSITIVE else 'from'} 0 (normal ends after 4 std)"
+                )
+
+    @property
+    def _place(self) -> Any:
+        return self.rows if self.columns is None else np.ix_(self.rows, np.asarray(self.columns))
+
     def restore(self, index: int) -> None:
         self.values[index] = self.nominal
+
+    def read(self, index: int) -> np.ndarray:
+        """What stands there now, of each row the first column."""
+        return np.atleast_1d(self.values[index])[self._place].reshape(len(self.rows), -1)[:, 0]
 
     def write(self, index: int, drawn: np.ndarray, strength: float) -> None:
         # Read from the environment, not from the model: an earlier term may have changed the same entry.
         current = np.atleast_1d(self.values[index])
-        place = self.rows if self.columns is None else np.ix_(self.rows, np.asarray(self.columns))
-        current[place] = self.term.apply(current[place], drawn, strength)
+        current[self._place] = self.term.apply(current[self._place], drawn, strength)
         self.values[index] = current.reshape(np.shape(self.values[index]))
-
-
-def parse_term(label: str, spec: Any) -> Term:
-    """
-    Read one line of a randomization.
-
-    :param label: its key; the field as well, unless the line names one
-    :param spec: mapping with one of scale, add, set, and options
-    :return: the term
-    :raises InvalidArgument: naming what is wrong and what is valid
-    """
-    where = f"randomization[{label!r}]"
-    if not isinstance(spec, Mapping):
-        raise InvalidArgument(f"{where} is {spec!r}; give a mapping such as {{'scale': [0.8, 1.2]}}")
-    for key in spec:
-        if key not in _OPTIONS:
-            close = get_close_matches(str(key), _OPTIONS, n=1)
-            hint = f"did you mean {close[0]!r}?" if close else f"there is {', '.join(_OPTIONS)}"
-            raise InvalidArgument(f"{where}: unknown option {key!r}; {hint}")
-    operations = [name for name in OPERATIONS if name in spec]
-    if len(operations) != 1:
-        raise InvalidArgument(
-            f"{where} has {operations or 'no operation'}; give exactly one of {', '.join(OPERATIONS)}"
-        )
-    distribution, parameters = _distribution(where, spec[operations[0]])
-    strength = parse_schedule(spec.get("strength", 1.0), f"{where} strength")
-    check_schedule(strength, f"{where} strength", low=0.0, high=1.0)
-    over = spec.get("over", 1.0)
-    if isinstance(over, bool) or not isinstance(over, (int, float)) or not over > 0:
-        raise InvalidArgument(
-            f"{where}: over is {over!r}; give the environment steps that the strength takes, such as 1e6"
-        )
-    if callable(strength) and "strength" in spec and "over" not in spec:
-        raise InvalidArgument(f"{where}: a strength that changes needs `over`, the environment steps that it takes")
-    return Term(
-        label=label,
-        field=str(spec.get("field", label)),
-        operation=operations[0],
-        distribution=distribution,
-        parameters=parameters,
-        names=_tuple(where, "names", spec, str),
-        columns=_tuple(where, "columns", spec, int),
-        shared=bool(spec.get("shared", False)),
-        also=_tuple(where, "also", spec, str) or (),
-        strength=strength if callable(strength) else _constant(float(strength)),
-        over=float(over),
-    )
-
-
-def _constant(value: float) -> Callable[[float], float]:
-    return lambda _progress_remaining: value
-
-
-def _distribution(where: str, value: Any) -> tuple[str, tuple[float, float]]:
-    name = "uniform"
-    if isinstance(value, Mapping):
-        if len(value) != 1 or next(iter(value)) not in DISTRIBUTIONS:
-            raise InvalidArgument(
-                f"{where}: {dict(value)!r} is no distribution; give [low, high], or one of "
-                "{'uniform': [low, high]}, {'log_uniform': [low, high]}, {'normal': [mean, std]}"
-            )
-        name, value = next(iter(value.items()))
-    numbers = list(value) if isinstance(value, (list, tuple)) else []
-    if len(numbers) != 2 or not all(isinstance(n, (int, float)) and math.isfinite(n) for n in numbers):
-        raise InvalidArgument(f"{where}: {name} is {value!r}; give two finite numbers")
-    first, second = float(numbers[0]), float(numbers[1])
-    if name == "normal" and second < 0:
-        raise InvalidArgument(f"{where}: normal has a standard deviation of {second}; give [mean, std], std at least 0")
-    if name != "normal" and first > second:
-        raise InvalidArgument(f"{where}: {name} has low {first} above high {second}; swap them")
-    if name == "log_uniform" and first <= 0:
-        raise InvalidArgument(f"{where}: log_uniform has low {first}; its numbers are positive")
-    return name, (first, second)
-
-
-def _tuple(where: str, key: str, spec: Mapping[str, Any], kind: type) -> tuple[Any, ...] | None:
-    value = spec.get(key)
-    if value is None:
-        return None
-    if not isinstance(value, Sequence) or isinstance(value, str) or not all(isinstance(entry, kind) for entry in value):
-        raise InvalidArgument(f"{where}: {key} is {value!r}; give a list of {kind.__name__}")
-    return tuple(value)
 
 
 def _rows(term: Term, name: str, model: mujoco.MjModel, size: int) -> np.ndarray:

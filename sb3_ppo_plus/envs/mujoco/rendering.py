@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.library import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Physics
+from sb3_ppo_plus.envs.screen import screen_answers
 from sb3_ppo_plus.errors import InvalidArgument
 
 RENDER_MODES = ("rgb_array", "depth_array", "human")
@@ -55,6 +57,15 @@ class View:
             raise InvalidArgument(f"camera_name is {self.camera_name!r}; the model has {cameras or 'no cameras'}")
         if self.camera_id is not None and not -1 <= self.camera_id < model.ncam:
             raise InvalidArgument(f"camera_id is {self.camera_id}; the model has {model.ncam} cameras, counted from 0")
+        for name in ("width", "height"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InvalidArgument(f"{name} is {value!r}; give a number of pixels of at least 1")
+        if self.render_mode == "human" and not screen_answers():
+            raise InvalidArgument(
+                "render_mode is 'human', and no screen answers (is DISPLAY right? is glfw installed?); use rgb_array, "
+                "or ppo-plus eval --video, which need none"
+            )
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, self.width)
         model.vis.global_.offheight = max(model.vis.global_.offheight, self.height)
 
@@ -72,7 +83,8 @@ class Renderer:
 
     def __init__(self, physics: Physics, view: View, camera: Mapping[str, Any]) -> None:
         self.physics, self.view = physics, view
-        self.model = physics.model
+        # A copy, to be drawn with what each simulation was randomized to.
+        self.model = copy.copy(physics.model)
         self.data = mujoco.MjData(self.model)
         config = {**camera, **(view.default_camera_config or {})}
         vectors = {key: np.asarray(value, float) for key, value in config.items() if np.ndim(value)}
@@ -102,6 +114,9 @@ class Renderer:
         state = np.empty(mujoco.mj_stateSize(self.model, spec))
         mujoco.mj_getState(self.model, self.physics.get_data(index), state, spec)
         mujoco.mj_setState(self.model, self.data, state, spec)
+        for name, values in self.physics.expanded.items():
+            if not name.startswith("opt."):
+                getattr(self.model, name)[...] = values[index]
         mujoco.mj_forward(self.model, self.data)
         return self._renderer.render(self.view.render_mode)
 

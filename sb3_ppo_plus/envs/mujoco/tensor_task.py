@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import warnings
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch as th
 
 from sb3_ppo_plus.envs.draws import GeneratorDraw, TensorDraw
+from sb3_ppo_plus.envs.mujoco.physics import Fields
 from sb3_ppo_plus.envs.tasks.base import MujocoTask, Outcome
 
 
@@ -21,9 +21,9 @@ class TensorTask:
     :param data: live arrays of the engine; the same ones for good
     """
 
-    def __init__(self, task: MujocoTask, data: SimpleNamespace) -> None:
+    def __init__(self, task: MujocoTask, data: Fields) -> None:
         self.task = task
-        self.data = SimpleNamespace(**{name: _tensor(values) for name, values in vars(data).items()})
+        self.data = Fields(**{name: _tensor(values) for name, values in vars(data).items()})
 
     def initial_state(self, draw: GeneratorDraw) -> tuple[np.ndarray, np.ndarray]:
         """

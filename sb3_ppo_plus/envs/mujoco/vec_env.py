@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 from collections.abc import Mapping, Sequence
@@ -10,28 +11,29 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import torch as th
+from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_ppo_plus.envs.arrays import to_tensors, where_rows
 from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, SingleEnv, TensorVecEnv
 from sb3_ppo_plus.envs.draws import Generators
 from sb3_ppo_plus.envs.mujoco.building import (
     check_same_kind,
-    end_rows,
     make_physics,
     make_task,
-    probe_spaces,
     processors,
     time_limit,
     whole,
 )
 from sb3_ppo_plus.envs.mujoco.clock import EpisodeClock
+from sb3_ppo_plus.envs.mujoco.divergence import end_rows, find_diverged, keep_rows
 from sb3_ppo_plus.envs.mujoco.library import compile_model
+from sb3_ppo_plus.envs.mujoco.probing import probe_spaces
 from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
 from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
 from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
 from sb3_ppo_plus.envs.mujoco.tensor_task import TensorTask
 from sb3_ppo_plus.envs.signals import Signals
-from sb3_ppo_plus.envs.tasks.base import MujocoTask, Outcome
+from sb3_ppo_plus.envs.tasks.base import MujocoTask
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import ArrayStep, TensorStep
 
@@ -102,7 +104,7 @@ class MujocoVecEnv(TensorVecEnv):
     ) -> None:
         n_envs = whole("n_envs", n_envs)
         threads = min(n_envs, processors() if n_threads is None else whole("n_threads", n_threads))
-        self.task = make_task(task, task_kwargs)
+        self.task = make_task(task, task_kwargs, _OPTIONS)
         self.spec = gym.spec(task) if isinstance(task, str) else None
         self.max_episode_steps = time_limit(self.task, max_episode_steps)
         model = compile_model(self.task.model)
@@ -112,10 +114,12 @@ class MujocoVecEnv(TensorVecEnv):
         view.check(model)
         self.task.device = None if self.task.arrays else th.device("cpu")
         self.task.setup(model)
-        self.physics = make_physics(model, n_envs, threads, tuple(self.task.needs), tuple(self.task.model_needs))
+        if not hasattr(self.task, "dt"):
+            raise InvalidArgument(f"{type(self.task).__name__}.setup() has to call super().setup(model)")
+        self.physics = make_physics(model, n_envs, threads, self.task.needs, self.task.model_needs)
         self.data = self.physics.data
         self.generators = Generators(n_envs)
-        self.randomizer = Randomizer(randomization, self.physics, n_envs) if randomization else None
+        self.randomizer = Randomizer(randomization, self.physics, n_envs) if randomization is not None else None
         self.render_mode, self._view = render_mode, view
         self._renderer: Renderer | None = None
         #: simulations that diverged so far
@@ -195,7 +199,7 @@ class MujocoVecEnv(TensorVecEnv):
             if not len(waiting):
                 return
         raise RuntimeError(
-            f"{type(self.task).__name__}: {_START_ATTEMPTS} starts in a row gave no finite state and observation; look at "
+            f"{type(self.task).__name__}: {_START_ATTEMPTS} starts gave no finite state and observation; look at "
             "initial_state(), observe() and the randomization"
         )
 
@@ -203,10 +207,11 @@ class MujocoVecEnv(TensorVecEnv):
 
     def step_tensors(self, actions: th.Tensor) -> TensorStep:
         """
-        :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
+        :param actions: actions, not clipped: MuJoCo clamps the controls of limited actuators, the reward sees what
+            was asked for [N, A]
         :return: observations, rewards, flags and figures
         """
-        step = self.step_arrays(actions.numpy())
+        step = self.step_arrays(actions.detach().numpy())
         obs = th.from_numpy(step.obs)
         return TensorStep(
             obs,
@@ -219,15 +224,13 @@ class MujocoVecEnv(TensorVecEnv):
 
     def step_arrays(self, actions: np.ndarray) -> ArrayStep:
         """
-        :param actions: actions, not clipped: MuJoCo clamps controls, the reward sees what was asked for [N, A]
+        :param actions: as :meth:`step_tensors` takes them [N, A]
         :return: observations, rewards, flags and figures
         """
         if actions.shape != self._shape:
             raise InvalidArgument(f"actions have the shape {list(actions.shape)}; give {list(self._shape)}")
         if not self._began:
-            raise RuntimeError(
-                "step before the first reset(); call reset() once, episodes restart by themselves after it"
-            )
+            raise RuntimeError("step before the first reset(): call reset(); later episodes begin by themselves")
         commands = actions
         if self.signals.acts:
             commands = self.signals.act(th.from_numpy(actions)).numpy()
@@ -237,7 +240,10 @@ class MujocoVecEnv(TensorVecEnv):
         final_obs = self._observe()
         # One number tells whether all are finite: NaN and infinity survive a sum.
         if failed is not None or not math.isfinite(final_obs.sum() + outcome.reward.sum()):
-            outcome, after, final_obs = self._end_diverged(failed, outcome, after, final_obs)
+            bad = find_diverged(failed, outcome, final_obs)
+            self._count_diverged(bad)
+            outcome, after = end_rows(outcome, bad), keep_rows(bad, self._before, after)
+            final_obs = where_rows(bad, self._observations, final_obs)
         self._before, self._observations = after, final_obs
         terminated, truncated, done = self.clock.tick(outcome.reward, outcome.terminated)
         rewards = outcome.reward.astype(np.float32)
@@ -266,19 +272,8 @@ class MujocoVecEnv(TensorVecEnv):
         self._remember_reset(done)
         return where_rows(done, self._sense(first), final_obs)
 
-    def _end_diverged(
-        self, failed: np.ndarray | None, outcome: Outcome, after: np.ndarray | None, final_obs: np.ndarray
-    ) -> tuple[Outcome, np.ndarray | None, np.ndarray]:
-        """End the episodes of simulations that left the numbers: reward 0, and the last thing that was seen."""
-        bad = ~np.isfinite(final_obs).all(1) | ~np.isfinite(outcome.reward)
-        if failed is not None:
-            bad[failed] = True
-        self._count_diverged(int(bad.sum()))
-        if after is not None and self._before is not None:
-            after = where_rows(bad, self._before, after)
-        return end_rows(outcome, bad), after, where_rows(bad, self._observations, final_obs)
-
-    def _count_diverged(self, count: int) -> None:
+    def _count_diverged(self, bad: np.ndarray) -> None:
+        count = int(bad.sum())
         if count:
             # A policy that has learned to break the physics does it at every step; the count goes on without the words.
             level = logging.WARNING if self.num_diverged < _MAX_WARNINGS else logging.DEBUG
@@ -325,7 +320,8 @@ class MujocoVecEnv(TensorVecEnv):
             "observations": th.tensor(self._observations),
             "reset_stats": {name: th.tensor(value) for name, value in self._reset_stats.items()},
             "num_diverged": self.num_diverged,
-            "seeds": list(self._seeds),
+            "seeds": [None if seed is None else int(seed) for seed in self._seeds],
+            "began": self._began,
             "generators": self.generators.state_dict(),
             "signals": self.signals.state_dict(),
             "randomizer": None if self.randomizer is None else self.randomizer.state_dict(),
@@ -348,7 +344,7 @@ class MujocoVecEnv(TensorVecEnv):
         self.num_diverged = int(state["num_diverged"])
         self._seeds = list(state["seeds"])
         self.generators.load_state_dict(state["generators"])
-        self._began = True
+        self._began = bool(state["began"])
 
     # ------------------------------------------------ looking at it
 
@@ -368,11 +364,22 @@ class MujocoVecEnv(TensorVecEnv):
     def render(self, mode: str | None = None) -> np.ndarray | None:
         """
         :param mode: None for the mode given at construction
-        :return: all robots in one picture for rgb_array; None for a window, which shows the first robot
+        :return: all robots in one picture for rgb_array; None for depths (``get_images()`` has them) and for a window
         """
         if self.render_mode == "human" and mode in (None, "human"):
             return self.render_env(0)
         return super().render(mode)
+
+    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
+        """
+        :param attr_name: attribute to set, of the robots together
+        :param value: its value
+        :param indices: None, or all of them
+        :raises InvalidArgument: for what is fixed when the environment is made
+        """
+        if attr_name in _OPTIONS or attr_name in ("num_envs", "observation_space", "action_space"):
+            raise InvalidArgument(f"{attr_name} is fixed when the environment is made; make another MujocoVecEnv")
+        super().set_attr(attr_name, value, indices)
 
     def single_env(self, index: int) -> SingleEnv:
         """
@@ -387,3 +394,6 @@ class MujocoVecEnv(TensorVecEnv):
             self._renderer.close()
             self._renderer = None
         self.physics.close()
+
+
+_OPTIONS = [name for name in inspect.signature(MujocoVecEnv).parameters if name not in ("task", "task_kwargs")]

@@ -10,7 +10,6 @@ from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
 from sb3_ppo_plus.envs.tasks.common import (
     body_id,
-    checked_noise,
     checked_range,
     is_finite,
     place,
@@ -62,7 +61,7 @@ class Ant(MujocoTask):
         exclude_current_positions_from_observation: bool = True,
         include_cfrc_ext_in_observation: bool = True,
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
         self.forward_reward_weight = forward_reward_weight
         self.ctrl_cost_weight = ctrl_cost_weight
         self.contact_cost_weight = contact_cost_weight

@@ -8,6 +8,7 @@ on a tensor's value, no writing into what it reads; ids of bodies and joints are
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,7 @@ import torch as th
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.ops import Array
+from sb3_ppo_plus.errors import InvalidArgument
 
 # What a task reads of the simulation: one attribute per MuJoCo field, each [n, ...].
 Fields = Any
@@ -108,6 +110,10 @@ class MujocoTask:
         reset_noise_scale: float = 0.01,
         max_episode_steps: int | None = 1000,
     ) -> None:
+        if isinstance(frame_skip, bool) or not isinstance(frame_skip, int) or frame_skip < 1:
+            raise InvalidArgument(f"frame_skip={frame_skip!r} must be a whole number of physics steps, at least 1")
+        if not 0.0 <= reset_noise_scale < math.inf:
+            raise InvalidArgument(f"reset_noise_scale={reset_noise_scale!r} must be 0 (no noise) or a positive number")
         self.model = model
         self.frame_skip = frame_skip
         self.reset_noise_scale = reset_noise_scale

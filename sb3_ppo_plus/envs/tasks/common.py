@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask
 from sb3_ppo_plus.envs.tasks.ops import Array
 from sb3_ppo_plus.errors import InvalidArgument
-
-
-def checked_noise(reset_noise_scale: float) -> float:
-    """
-    Check the size of the noise at reset.
-
-    :param reset_noise_scale: what the user gave
-    :return: the same
-    :raises InvalidArgument: when it is negative or not finite
-    """
-    if not 0.0 <= reset_noise_scale < math.inf:
-        raise InvalidArgument(f"reset_noise_scale={reset_noise_scale!r} must be 0 (no noise) or a positive number")
-    return reset_noise_scale
 
 
 def checked_range(name: str, limits: tuple[float, float]) -> tuple[float, float]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, checked_range
+from sb3_ppo_plus.envs.tasks.common import checked_range
 from sb3_ppo_plus.envs.tasks.ops import Array
 
 
@@ -40,7 +40,7 @@ class _PlanarRunner(MujocoTask):
         reset_noise_scale: float,
         exclude_current_positions_from_observation: bool,
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
         self.forward_reward_weight = forward_reward_weight
         self.ctrl_cost_weight = ctrl_cost_weight
         self.healthy_reward = healthy_reward

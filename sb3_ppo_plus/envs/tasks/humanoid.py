@@ -10,7 +10,7 @@ import numpy as np
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, checked_range, place
+from sb3_ppo_plus.envs.tasks.common import checked_range, place
 from sb3_ppo_plus.envs.tasks.ops import Array
 
 # Numbers left out at the front of a flattened field: those of the world, or of the root's six degrees of freedom.
@@ -38,7 +38,7 @@ class _Human(MujocoTask):
         exclude_current_positions_from_observation: bool,
         included: dict[str, bool],
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
         self.ctrl_cost_weight = ctrl_cost_weight
         self.contact_cost_weight = contact_cost_weight
         self.contact_cost_range = contact_cost_range

@@ -8,7 +8,7 @@ from typing import Any
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Draw, Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, is_finite, uniform_then_normal
+from sb3_ppo_plus.envs.tasks.common import is_finite, uniform_then_normal
 from sb3_ppo_plus.envs.tasks.ops import Array
 from sb3_ppo_plus.errors import InvalidArgument
 
@@ -33,7 +33,7 @@ class InvertedPendulum(MujocoTask):
         frame_skip: int = 2,
         reset_noise_scale: float = 0.01,
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
 
     def evaluate(self, data: Fields, action: Array, before: Any, after: Any) -> Outcome:
         """
@@ -70,7 +70,7 @@ class InvertedDoublePendulum(MujocoTask):
         healthy_reward: float = 10.0,
         reset_noise_scale: float = 0.1,
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
         self.healthy_reward = healthy_reward
 
     def setup(self, model: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from sb3_ppo_plus.envs.tasks import ops
 from sb3_ppo_plus.envs.tasks.base import Fields, MujocoTask, Outcome
-from sb3_ppo_plus.envs.tasks.common import checked_noise, place
+from sb3_ppo_plus.envs.tasks.common import place
 from sb3_ppo_plus.envs.tasks.ops import Array
 
 
@@ -35,7 +35,7 @@ class Swimmer(MujocoTask):
         reset_noise_scale: float = 0.1,
         exclude_current_positions_from_observation: bool = True,
     ) -> None:
-        super().__init__(xml_file, frame_skip, checked_noise(reset_noise_scale))
+        super().__init__(xml_file, frame_skip, reset_noise_scale)
         self.forward_reward_weight = forward_reward_weight
         self.ctrl_cost_weight = ctrl_cost_weight
         self.skipped = 2 * int(exclude_current_positions_from_observation)
