@@ -23,6 +23,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 
 from sb3_ppo_plus.envs.arrays import pick, rows, to_numpy
+from sb3_ppo_plus.envs.single_env import SingleEnv
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import ArrayStep, Observations, TensorStep
 
@@ -123,7 +124,7 @@ class TensorVecEnv(VecEnv):
         :return: first observations, as arrays that the environment does not touch again
         """
         obs = to_numpy(self.reset_tensors())
-        self.reset_infos = rows(to_numpy(self.reset_stats), self.num_envs)
+        self.reset_infos = rows(self.reset_arrays(), self.num_envs)
         return obs
 
     def step_async(self, actions: np.ndarray) -> None:
@@ -142,6 +143,12 @@ class TensorVecEnv(VecEnv):
         self._actions = None
         done = step.terminated | step.truncated
         return step.obs, step.rewards, done, self._infos(step, done.nonzero()[0].tolist())
+
+    def reset_arrays(self) -> Mapping[str, np.ndarray]:
+        """
+        :return: ``reset_stats`` for the NumPy face; environments that compute in arrays override it
+        """
+        return to_numpy(self.reset_stats)
 
     def step_arrays(self, actions: np.ndarray) -> ArrayStep:
         """
@@ -171,7 +178,7 @@ class TensorVecEnv(VecEnv):
 
     def _add_ends(self, infos: list[dict[str, Any]], step: ArrayStep, finished: Sequence[int]) -> None:
         """Tell what finished episodes ended with."""
-        fresh = rows({name: to_numpy(value[finished]) for name, value in self.reset_stats.items()}, len(finished))
+        fresh = rows({name: value[finished] for name, value in self.reset_arrays().items()}, len(finished))
         for position, index in enumerate(finished):
             infos[index]["TimeLimit.truncated"] = bool(step.truncated[index] and not step.terminated[index])
             infos[index]["terminal_observation"] = pick(step.final_obs, index)
@@ -261,31 +268,6 @@ class TensorVecEnv(VecEnv):
             if not 0 <= index < self.num_envs:
                 raise InvalidArgument(f"environment {index} does not exist; there are {self.num_envs}, counted from 0")
         return chosen
-
-
-class SingleEnv:
-    """
-    One environment of a :class:`TensorVecEnv`, seen by itself; attributes that it lacks are those of the whole.
-
-    :param venv: the environments
-    :param index: number of this one
-    """
-
-    def __init__(self, venv: TensorVecEnv, index: int) -> None:
-        self.venv = venv
-        self.index = index
-
-    def __getattr__(self, name: str) -> Any:
-        # Only what is an attribute of the whole, never its methods: those act on all environments at once.
-        if name.startswith("_") or callable(getattr(type(self.venv), name, None)):
-            raise AttributeError(f"a single environment of {type(self.venv).__name__} has no {name!r}")
-        return getattr(self.venv, name)
-
-    def render(self) -> np.ndarray | None:
-        """
-        :return: a picture [height, width, 3], None when the environment cannot draw
-        """
-        return None
 
 
 class TensorVecEnvWrapper(TensorVecEnv, VecEnvWrapper):

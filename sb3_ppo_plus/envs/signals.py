@@ -17,6 +17,8 @@ import torch as th
 
 from sb3_ppo_plus.errors import InvalidArgument
 
+_STREAM = 2
+
 
 class ObservationNoise:
     """
@@ -188,10 +190,11 @@ class Signals:
 
     def seed(self, seed: int | None) -> None:
         """
-        :param seed: seed of noise and delays, None to leave the generator as it is
+        :param seed: seed of the first environment, None to leave the generator as it is
         """
         if seed is not None:
-            self.generator.manual_seed(seed)
+            # Not the seed itself, which the environment's own draws begin from.
+            self.generator.manual_seed(int(np.random.SeedSequence([int(seed), _STREAM]).generate_state(1)[0]))
 
     def reset(self, mask: th.Tensor) -> None:
         """

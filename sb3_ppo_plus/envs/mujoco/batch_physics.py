@@ -40,7 +40,10 @@ class BatchPhysics(Physics):
         self.data = Fields(**fields, **shown)
         self._ctrl = self.batch.bind("ctrl")
         self._qpos, self._qvel = self.batch.bind("qpos"), self.batch.bind("qvel")
-        # The second number of a warning counts it; a reset puts it back to 0.
+        # A simulation is its row of the state, so a reset is a copy of the default row while all have the same model.
+        self.batch.reset(stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+        self._default_state = self.batch.state[0].copy()
+        # The second number of a warning counts it; a reset of the engine puts it back to 0.
         self._bad = self.batch.warning[:, DIVERGED, 1]
 
     def step(self, ctrl: np.ndarray, nstep: int) -> np.ndarray | None:
@@ -67,7 +70,10 @@ class BatchPhysics(Physics):
         :param qvel: velocities [m, nv]
         :return: numbers of simulations that cannot begin there, or None
         """
-        self.batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+        if self.expanded or self.batch.persistent or self._bad.any():
+            self.batch.reset(ids, stage=int(mujoco.mjtStage.mjSTAGE_NONE))
+        else:
+            self.batch.state[ids] = self._default_state
         self._qpos[ids] = qpos
         self._qvel[ids] = qvel
         try:

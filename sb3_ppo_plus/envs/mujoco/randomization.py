@@ -109,6 +109,15 @@ class Randomizer:
                 self.values[term.label][index] = effective[: self.values[term.label].shape[1]]
         self.physics.apply_model(ids)
 
+    def stats(self) -> dict[str, np.ndarray]:
+        """
+        :return: what each environment's draws came to, named for infos [N], or [N, count] where there are several
+        """
+        return {
+            f"randomization/{label}": drawn[:, 0] if drawn.shape[1] == 1 else drawn
+            for label, drawn in self.values.items()
+        }
+
     def finish_schedules(self) -> None:
         """Draw at full strength from the next episode on, as at the end of training; for evaluation."""
         self.num_steps = _LONG_AFTER

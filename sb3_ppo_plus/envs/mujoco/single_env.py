@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sb3_ppo_plus.envs.base import SingleEnv
 from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.single_env import SingleEnv
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.envs.mujoco.vec_env import MujocoVecEnv

@@ -14,7 +14,7 @@ import torch as th
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_ppo_plus.envs.arrays import to_tensors, where_rows
-from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, SingleEnv, TensorVecEnv
+from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnv
 from sb3_ppo_plus.envs.draws import Generators
 from sb3_ppo_plus.envs.mujoco.building import (
     check_same_kind,
@@ -33,6 +33,7 @@ from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
 from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
 from sb3_ppo_plus.envs.mujoco.tensor_task import TensorTask
 from sb3_ppo_plus.envs.signals import Signals
+from sb3_ppo_plus.envs.single_env import SingleEnv
 from sb3_ppo_plus.envs.tasks.base import MujocoTask
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import ArrayStep, TensorStep
@@ -43,8 +44,8 @@ logger = logging.getLogger(__name__)
 _START_ATTEMPTS = 10
 # Divergences that are told; all are counted.
 _MAX_WARNINGS = 10
-# Streams of random numbers beside Gymnasium's own.
-_RANDOMIZATION_STREAM, _SIGNALS_STREAM = 1, 2
+# The stream of random numbers beside Gymnasium's own.
+_RANDOMIZATION_STREAM = 1
 
 
 class MujocoVecEnv(TensorVecEnv):
@@ -158,13 +159,18 @@ class MujocoVecEnv(TensorVecEnv):
         """
         self._seed_all(self.take_seeds())
         everything = np.ones(self.num_envs, bool)
-        self._begin(everything)
+        self._observations = self._begin(everything)
         self.clock.restart(everything)
         self._before = self._track()
-        self._observations = self._observe()
         self._remember_reset(everything)
         self._began = True
         return th.from_numpy(self._sense(self._observations))
+
+    def reset_arrays(self) -> Mapping[str, np.ndarray]:
+        """
+        :return: figures of each robot's last start, [N] or [N, ...]
+        """
+        return self._reset_stats
 
     @property
     def reset_stats(self) -> Mapping[str, th.Tensor]:  # type: ignore[override]
@@ -177,27 +183,26 @@ class MujocoVecEnv(TensorVecEnv):
         self.generators.seed(seeds)
         if self.randomizer is not None:
             self.randomizer.generators.seed(seeds, _RANDOMIZATION_STREAM)
-        if seeds[0] is not None:
-            mixed = np.random.SeedSequence([int(seeds[0]), _SIGNALS_STREAM]).generate_state(1)[0]
-            self.signals.seed(int(mixed))
+        self.signals.seed(seeds[0])
 
-    def _begin(self, mask: np.ndarray) -> None:
-        """Start the episodes of some robots; a start that cannot be computed is drawn again."""
+    def _begin(self, mask: np.ndarray) -> np.ndarray:
+        """Start the episodes of some robots, and see; a start that cannot be computed is drawn again."""
         waiting = mask.nonzero()[0]
-        self.signals.reset(th.from_numpy(mask))
+        if self.signals.acts:
+            self.signals.reset(th.from_numpy(mask))
         for _ in range(_START_ATTEMPTS):
             if self.randomizer is not None:
                 self.randomizer.begin(waiting)
             qpos, qvel = self._rules.initial_state(self.generators.draw_arrays(waiting))
             failed = self.physics.begin(waiting, qpos, qvel)
+            seen = self._observe()
+            if failed is None and math.isfinite(qpos.sum() + qvel.sum() + seen.sum()):
+                return seen
             # MuJoCo replaces a state that is not finite by the default pose, and says nothing here.
-            bad = ~(np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1))
-            bad |= ~np.isfinite(self._rules.observe(self.data)).all(1)[waiting]
-            if failed is not None:
-                bad |= np.isin(waiting, failed)
-            waiting = waiting[bad]
+            bad = ~(np.isfinite(qpos).all(1) & np.isfinite(qvel).all(1) & np.isfinite(seen).all(1)[waiting])
+            waiting = waiting[bad if failed is None else bad | np.isin(waiting, failed)]
             if not len(waiting):
-                return
+                return seen
         raise RuntimeError(
             f"{type(self.task).__name__}: {_START_ATTEMPTS} starts gave no finite state and observation; look at "
             "initial_state(), observe() and the randomization"
@@ -250,7 +255,7 @@ class MujocoVecEnv(TensorVecEnv):
         stats = {**outcome.stats, EPISODE_RETURN: self.clock.returns, EPISODE_LENGTH: self.clock.lengths}
         if self.randomizer is not None:
             self.randomizer.num_steps += self.num_envs
-            stats |= self._randomization_stats()
+            stats |= self.randomizer.stats()
         sensed = final_obs = self._sense(final_obs)
         if done is not None:
             # What is about to be reset is told as it was.
@@ -262,15 +267,15 @@ class MujocoVecEnv(TensorVecEnv):
 
     def _restart(self, done: np.ndarray, final_obs: np.ndarray) -> np.ndarray:
         """Reset the robots whose episode ended, and give what all of them see now."""
-        self._begin(done)
+        first = self._begin(done)
         self.clock.restart(done)
         fresh = self._track()
         if fresh is not None and self._before is not None:
             self._before = where_rows(done, fresh, self._before)
-        first = self._observe()
-        self._observations = where_rows(done, first, self._observations)
         self._remember_reset(done)
-        return where_rows(done, self._sense(first), final_obs)
+        clean = self._observations is final_obs
+        self._observations = where_rows(done, first, self._observations)
+        return self._observations if clean else where_rows(done, self._sense(first), final_obs)
 
     def _count_diverged(self, bad: np.ndarray) -> None:
         count = int(bad.sum())
@@ -293,18 +298,11 @@ class MujocoVecEnv(TensorVecEnv):
         return None if tracked is None else tracked.copy()
 
     def _remember_reset(self, mask: np.ndarray) -> None:
-        fresh = {**self._rules.reset_stats(self.data), **self._randomization_stats()}
-        known = self._reset_stats
-        self._reset_stats = {
-            name: where_rows(mask, value, known[name]) if name in known else value.copy()
-            for name, value in fresh.items()
-        }
-
-    def _randomization_stats(self) -> dict[str, np.ndarray]:
-        values = self.randomizer.values if self.randomizer is not None else {}
-        return {
-            f"randomization/{label}": drawn[:, 0] if drawn.shape[1] == 1 else drawn for label, drawn in values.items()
-        }
+        fresh = self._rules.reset_stats(self.data)
+        if self.randomizer is not None:
+            fresh |= self.randomizer.stats()
+        known = self._reset_stats or fresh
+        self._reset_stats = {name: where_rows(mask, value, known[name]) for name, value in fresh.items()}
 
     # ------------------------------------------------ state
 
