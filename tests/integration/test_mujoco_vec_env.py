@@ -413,6 +413,8 @@ class Uncomputed(Cart):
         ("Hopper-v5", {"randomization": ["body_mass"]}, "give a mapping"),
         ("Hopper-v5", {"width": "480"}, "width is '480'"),
         ("Hopper-v5", {"frame_skip": 0}, "frame_skip=0"),
+        ("Hopper-v5", {"seed": "0"}, "seed is '0'"),
+        ("Hopper-v5", {"seed": -1}, "seed is -1"),
         ("Hopper-v5", {"frame_skip": 2.5}, "frame_skip=2.5"),
         (Cart("<mujoco><nonsense/></mujoco>"), {}, "cannot compile"),
         (Cart(3.0), {}, "MjSpec"),

@@ -122,9 +122,9 @@ def check_same_kind(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
             )
 
 
-def whole(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-        raise InvalidArgument(f"{name} is {value!r}; give a whole number of at least 1")
+def whole(name: str, value: Any, low: int = 1) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+        raise InvalidArgument(f"{name} is {value!r}; give a whole number of at least {low}")
     return int(value)
 
 

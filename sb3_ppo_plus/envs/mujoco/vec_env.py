@@ -142,7 +142,7 @@ class MujocoVecEnv(TensorVecEnv):
         super().__init__(n_envs, observation_space, action_space)
         self.metadata = {**self.metadata, "render_fps": round(1.0 / self.task.dt)}
         if seed is not None:
-            self.seed(seed)
+            self.seed(whole("seed", seed, low=0))
 
     @property
     def provides_episodes(self) -> bool:
