@@ -29,7 +29,7 @@ import torch as th
 from env_speed_variants import ACTIONS, VARIANTS, Case, Variant
 
 from sb3_ppo_plus.atomic import atomic_write
-from sb3_ppo_plus.envs.mujoco.library import log_warnings
+from sb3_ppo_plus.envs.mujoco.bindings import log_warnings
 
 RESULTS = Path(__file__).parent / "results"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sb3_ppo_plus.envs.mujoco.library import DIVERGED, Batch, SimulationError, mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import DIVERGED, Batch, SimulationError, mujoco
 from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Fields, Physics
 from sb3_ppo_plus.errors import InvalidArgument
 

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
+from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.envs.mujoco.data_physics import DataPhysics
-from sb3_ppo_plus.envs.mujoco.library import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import STATE_FIELDS, Physics
 from sb3_ppo_plus.envs.tasks.base import MujocoTask
 from sb3_ppo_plus.envs.tasks.registry import TASKS, task_class

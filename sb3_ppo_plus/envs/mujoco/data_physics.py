@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.batch_physics import BatchPhysics
-from sb3_ppo_plus.envs.mujoco.library import DIVERGED, mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import DIVERGED, mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Fields, Physics
 from sb3_ppo_plus.errors import InvalidArgument
 

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.errors import InvalidArgument
 
 #: what every engine shows without being asked

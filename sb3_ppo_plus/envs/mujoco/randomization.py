@@ -25,7 +25,7 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_plus.envs.draws import Generators
-from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Physics
 from sb3_ppo_plus.envs.mujoco.randomization_terms import Term, parse_term
 from sb3_ppo_plus.errors import InvalidArgument

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.envs.mujoco.physics import Physics
 from sb3_ppo_plus.envs.screen import screen_answers
 from sb3_ppo_plus.errors import InvalidArgument

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sb3_ppo_plus.envs.mujoco.library import mujoco
+from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.envs.single_env import SingleEnv
 
 if TYPE_CHECKING:

@@ -16,6 +16,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 from sb3_ppo_plus.envs.arrays import to_tensors, where_rows
 from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnv
 from sb3_ppo_plus.envs.draws import Generators
+from sb3_ppo_plus.envs.mujoco.bindings import compile_model
 from sb3_ppo_plus.envs.mujoco.building import (
     check_same_kind,
     make_physics,
@@ -26,7 +27,6 @@ from sb3_ppo_plus.envs.mujoco.building import (
 )
 from sb3_ppo_plus.envs.mujoco.clock import EpisodeClock
 from sb3_ppo_plus.envs.mujoco.divergence import end_rows, find_diverged, keep_rows
-from sb3_ppo_plus.envs.mujoco.library import compile_model
 from sb3_ppo_plus.envs.mujoco.probing import probe_spaces
 from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
 from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
