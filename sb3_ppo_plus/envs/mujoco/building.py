@@ -123,12 +123,25 @@ def check_same_kind(state: Mapping[str, Any], mine: Mapping[str, Any]) -> None:
 
 
 def whole(name: str, value: Any, low: int = 1) -> int:
+    """
+    :param name: name of an argument
+    :param value: what was given
+    :param low: smallest value
+    :return: the value
+    :raises InvalidArgument: when it is no whole number, or too small
+    """
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
         raise InvalidArgument(f"{name} is {value!r}; give a whole number of at least {low}")
     return int(value)
 
 
 def time_limit(task: MujocoTask, given: int | None) -> int:
+    """
+    :param task: the task, whose own limit counts unless another is given
+    :param given: steps, -1 for no limit, None for the task's own
+    :return: steps, -1 for no limit
+    :raises InvalidArgument: for anything else
+    """
     limit = task.max_episode_steps if given is None else given
     if limit is None or limit == -1:
         return -1

@@ -91,8 +91,7 @@ class MujocoTask:
     """
 
     #: whether the functions below take NumPy arrays as well as tensors (see ``ops``); the CPU engine then uses arrays,
-    # which
-    #: saves some 50 microseconds a step. With False, tensors everywhere
+    #: which is faster with few robots. With False, tensors everywhere
     arrays: bool = False
     #: where the numbers are: None for NumPy arrays; set by the engine before :meth:`setup`
     device: th.device | None = None

@@ -1,10 +1,10 @@
 """
 The few operations that NumPy arrays and torch tensors spell differently, so that a task is written once for both.
 
-Between two physics steps a processor's caches are cold: a torch call then costs some 6 microseconds, a NumPy call one.
-On a few robots that is as much as the physics itself, so the CPU engine hands arrays to tasks that take them
-(``MujocoTask.arrays``), and an accelerator's engine tensors. Operators, slices, comparisons, ``abs()``, ``.sum(1)``,
-``.all(1)`` and ``.reshape()`` mean the same for both and need nothing from here.
+Between two physics steps a processor's caches are cold: a torch call then costs several times what a NumPy call does,
+which shows with few robots. So the CPU engine hands arrays to tasks that take them (``MujocoTask.arrays``), and an
+accelerator's engine tensors. Operators, slices, comparisons, ``abs()``, ``.sum(1)``, ``.all(1)`` and ``.reshape()``
+mean the same for both and need nothing from here.
 """
 
 from __future__ import annotations
