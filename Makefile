@@ -4,6 +4,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+# Benchmarks of speed have an environment of their own: what they compare with brings many packages along.
+BENCH_VENV := .venv-bench
+BENCH_BIN := $(BENCH_VENV)/bin
+BENCH_INSTALLED := $(BENCH_VENV)/.installed
 SOURCES := sb3_ppo_plus tests examples benchmarks .ci setup.py
 EXISTING := $(wildcard $(SOURCES))
 # Small networks: one thread each and two tests at a time beats the reverse.
@@ -11,20 +15,22 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format type bench bench-envs suites sb3-tests wheel-smoke clean clean-venv
+.PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs suites sb3-tests wheel-smoke
+.PHONY: clean clean-venv
 
 help:
-	@echo "make setup        the virtual environment in $(VENV), from constraints.txt"
-	@echo "make demo         teach a robot to run (two minutes), with learning curve and video"
-	@echo "make test         the default tests (test-slow: learning over seeds, some minutes)"
-	@echo "make lint         ruff check and format check (format: apply both)"
-	@echo "make type         mypy"
-	@echo "make bench        time per gradient step on this machine"
-	@echo "make bench-envs   environment steps per second, beside other ways to step MuJoCo (a quarter of an hour)"
-	@echo "make suites       other robotics suites and other MuJoCo versions, each in an environment of its own"
-	@echo "make sb3-tests    Stable-Baselines3's own PPO tests, run on PPOPlus"
-	@echo "make wheel-smoke  build the wheel and use it from a fresh environment"
-	@echo "make clean        remove build output and caches (clean-venv: also $(VENV))"
+	@echo "make setup           the virtual environment in $(VENV), from constraints.txt"
+	@echo "make demo            teach a robot to run (two minutes), with learning curve and video"
+	@echo "make test            the default tests (test-slow: learning over seeds, some minutes)"
+	@echo "make lint            ruff check and format check (format: apply both)"
+	@echo "make type            mypy"
+	@echo "make bench           speed on this machine: gradient steps, training, start; beside SB3 and SBX (an hour)"
+	@echo "make bench-learning  whether what is fast learns the same, and memory of long trainings (hours)"
+	@echo "make bench-envs      environment steps per second, beside other ways to step MuJoCo (a quarter of an hour)"
+	@echo "make suites          other robotics suites and other MuJoCo versions, each in an environment of its own"
+	@echo "make sb3-tests       Stable-Baselines3's own PPO tests, run on PPOPlus"
+	@echo "make wheel-smoke     build the wheel and use it from a fresh environment"
+	@echo "make clean           remove build output and caches (clean-venv: also $(VENV) and $(BENCH_VENV))"
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -53,8 +59,21 @@ format: $(INSTALLED)
 type: $(INSTALLED)
 	$(BIN)/mypy
 
-bench: $(INSTALLED)
-	$(BIN)/python benchmarks/update_speed.py
+$(BENCH_INSTALLED): pyproject.toml setup.py constraints.txt benchmarks/requirements.txt
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,dev]"
+	@$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/requirements.txt \
+	  || echo "note: SBX could not be installed; the benchmarks leave its rows out"
+	@touch $@
+
+bench: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python benchmarks/update_speed.py
+	$(BENCH_BIN)/python benchmarks/train_speed.py
+	$(BENCH_BIN)/python benchmarks/start_speed.py
+
+bench-learning: $(BENCH_INSTALLED)
+	$(BENCH_BIN)/python benchmarks/same_learning.py
+	$(BENCH_BIN)/python benchmarks/memory.py
 
 bench-envs: $(INSTALLED)
 	$(BIN)/python benchmarks/env_speed.py
@@ -70,7 +89,7 @@ wheel-smoke: $(INSTALLED)
 
 clean:
 	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path "./$(VENV)/*" -not -path "./$(BENCH_VENV)/*" -prune -exec rm -rf {} +
 
 clean-venv: clean
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(BENCH_VENV)

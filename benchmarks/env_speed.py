@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
-import os
-import platform
 import time
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,12 +22,13 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 import torch as th
+from common import RESULTS, dump, load, machine
 from env_speed_variants import ACTIONS, VARIANTS, Case, Variant
 
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.envs.mujoco.bindings import log_warnings
+from sb3_ppo_plus.machine import processors
 
-RESULTS = Path(__file__).parent / "results"
 TASKS = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5")
 ENVS = (8, 16, 64, 256)
 PACKAGES = ("torch", "numpy", "mujoco", "gymnasium", "stable-baselines3", "envpool")
@@ -165,34 +162,6 @@ def summary(turns: Sequence[Turn], count: int) -> dict[str, Any]:
     }
 
 
-def processors() -> int:
-    """Processors that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def machine() -> str:
-    """The machine and the versions of what is measured, in words."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    parts = [platform.machine(), model or platform.processor(), f"{processors()} processors"]
-    parts.append(f"Python {platform.python_version()}")
-    for package in PACKAGES:
-        try:
-            parts.append(f"{package} {version(package)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(part for part in parts if part)
-
-
-def load(path: Path) -> list[dict[str, Any]]:
-    """
-    :param path: results file
-    :return: its records; none when it does not exist
-    """
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def report(records: list[dict[str, Any]]) -> str:
     """
     :param records: all that was measured
@@ -275,7 +244,7 @@ def main() -> None:
     log_warnings()  # to the log, not to the screen; before workers are forked
     settings = ("rounds", "seconds", "warmup", "threads", "torch_threads", "seed")
     words = [f"--{name.replace('_', '-')} {getattr(args, name)}" for name in settings]
-    head = {"command": " ".join(["python benchmarks/env_speed.py", *words]), "machine": machine()}
+    head = {"command": " ".join(["python benchmarks/env_speed.py", *words]), "machine": machine(PACKAGES)}
     print(head["machine"], flush=True)
     fresh = args.fresh
     for task in args.tasks:
@@ -291,7 +260,7 @@ def main() -> None:
                 print(f"{task}, {n_envs}: {HEADINGS[name]} is left out: {why}", flush=True)
             record = {**key, "left_out": missing, "variants": measure(task, n_envs, names, args)}
             print(f"{speeds([record])}\n{comparison([record])}", flush=True)
-            atomic_write(args.output, "".join(json.dumps(entry) + "\n" for entry in [*others, record]))
+            dump(args.output, [*others, record])
     records = load(args.output)
     if records:
         atomic_write(args.output.with_suffix(".md"), report(records))

@@ -12,7 +12,6 @@ seeds that training never saw.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch as th
+from common import RESULTS, append, load
 from stable_baselines3 import PPO
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
@@ -36,7 +36,6 @@ from sb3_ppo_plus.runs.layers import assemble
 from sb3_ppo_plus.runs.train import resolve
 from sb3_ppo_plus.schedules import parse_schedule
 
-RESULTS = Path(__file__).parent / "results"
 ENVS = ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5")
 EPISODES = 100
 
@@ -134,14 +133,6 @@ def evaluate(model: BaseAlgorithm, config: RunConfig, seed: int) -> list[float]:
     return list(returns)
 
 
-def load(path: Path) -> list[dict[str, Any]]:
-    """
-    :param path: results file
-    :return: its lines; none when it does not exist
-    """
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def table(lines: list[dict[str, Any]]) -> str:
     """
     :param lines: results
@@ -184,8 +175,7 @@ def main() -> None:
                     continue
                 line = run(env_id, variant, seed)
                 print(line, flush=True)
-                text = "".join(json.dumps(entry) + "\n" for entry in [*load(args.results), line])
-                atomic_write(args.results, text)
+                append(args.results, line)
     lines = load(args.results)
     if lines:
         report = table(lines)

@@ -15,6 +15,7 @@ from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
 from sb3_ppo_plus.distributions import DistributionParams, take_rows
+from sb3_ppo_plus.envs.arrays import pick
 from sb3_ppo_plus.types import Minibatch, Observations
 
 # An environment whose agent did not act in a step says so in that step's info.
@@ -71,6 +72,25 @@ class RowsMixin(_Base):
             truncated = dones[env] and info.get("TimeLimit.truncated", False)
             if keep_final_obs and truncated and info.get("terminal_observation") is not None:
                 self.truncations.append(Truncation(self.pos, env, info["terminal_observation"]))
+
+    def note_invalid(self, step: int, invalid: np.ndarray) -> None:
+        """
+        Leave rows out of the update.
+
+        :param step: row of the rollout
+        :param invalid: not zero where the agent did not act [N]
+        """
+        self.valid[step] = np.equal(invalid, 0)
+
+    def note_truncations(self, step: int, envs: np.ndarray, final_obs: Any) -> None:
+        """
+        Keep final observations for the update.
+
+        :param step: row of the rollout
+        :param envs: environments whose episode was cut off in it
+        :param final_obs: observations before any reset [N, O]
+        """
+        self.truncations += [Truncation(step, env, pick(final_obs, env)) for env in envs.tolist()]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the class was made at run time: pickle finds the user's class, which is imported, and makes it again
@@ -131,15 +151,8 @@ class Columns:
         :param rows: their row indices [B]
         :return: the minibatch
         """
-        batch = Minibatch(
-            samples.observations,
-            actions,
-            samples.old_values,
-            samples.old_log_prob,
-            samples.advantages,
-            samples.returns,
-        )
-        known = {name: column for name, column in vars(self).items() if column is not None and name != "valid"}
+        batch = plain_minibatch(samples, actions)
+        known = self._known()
         if not known:
             return batch
         if rows is None:
@@ -150,6 +163,36 @@ class Columns:
             for name, column in known.items()
         }
         return batch._replace(**taken)
+
+    def join_all(self, rows: Minibatch) -> Minibatch:
+        """
+        Join all rows of the buffer, in its flat order, with the columns.
+
+        :param rows: every row, as SB3's buffer has it
+        :return: the same with what the update adds
+        """
+        return rows._replace(**self._known())
+
+    def _known(self) -> dict[str, Any]:
+        return {name: column for name, column in vars(self).items() if column is not None and name != "valid"}
+
+
+def plain_minibatch(samples: Any, actions: th.Tensor) -> Minibatch:
+    """
+    A buffer's samples as the losses take them.
+
+    :param samples: SB3's RolloutBufferSamples or DictRolloutBufferSamples
+    :param actions: their actions as the policy takes them
+    :return: the minibatch, without anything that SB3's PPO does not know
+    """
+    return Minibatch(
+        samples.observations,
+        actions,
+        samples.old_values,
+        samples.old_log_prob,
+        samples.advantages,
+        samples.returns,
+    )
 
 
 def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Iterator[Minibatch]:
@@ -170,7 +213,7 @@ def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Ite
         rows = buffer.drawn_rows()
         if columns.valid is not None and rows is not None and not columns.valid[rows].any():
             continue
-        yield columns.minibatch(samples, _policy_actions(buffer, samples), rows)
+        yield columns.minibatch(samples, policy_actions(buffer, samples.actions), rows)
 
 
 def flatten_rows(buffer: RolloutBuffer) -> None:
@@ -219,11 +262,15 @@ def observations_at(buffer: RolloutBuffer, rows: np.ndarray) -> tuple[Observatio
     :return: observations [B, O] and actions [B, A], [B] for Discrete
     """
     samples = buffer._get_samples(rows)
-    return samples.observations, _policy_actions(buffer, samples)
+    return samples.observations, policy_actions(buffer, samples.actions)
 
 
-def _policy_actions(buffer: RolloutBuffer, samples: Any) -> th.Tensor:
-    """Buffers hold floats; policies take the actions of a Discrete space as integers [B]."""
-    if isinstance(buffer.action_space, spaces.Discrete):
-        return samples.actions.long().flatten()
-    return samples.actions
+def policy_actions(buffer: RolloutBuffer, actions: th.Tensor) -> th.Tensor:
+    """
+    Buffers hold floats; policies take the actions of a Discrete space as integers.
+
+    :param buffer: rollout buffer
+    :param actions: actions as it gives them [B, A]
+    :return: actions [B, A], [B] for Discrete
+    """
+    return actions.long().flatten() if isinstance(buffer.action_space, spaces.Discrete) else actions

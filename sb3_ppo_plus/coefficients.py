@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from stable_baselines3.common.utils import FloatSchedule
 
+from sb3_ppo_plus import optim
 from sb3_ppo_plus.controllers import CONTROLLER_TYPES, make_controller
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.metrics import UpdateMetrics
@@ -143,6 +144,30 @@ def update_needs(model: PPOPlus, options: LossOptions) -> Needs:
         recompute=model.recompute_advantages,
         scope=model.advantage_scope if model.normalize_advantage else "none",
     )
+
+
+def set_learning_rates(model: PPOPlus) -> None:
+    """
+    Give the optimizer the rates of the next gradient steps.
+
+    :param model: the model
+    """
+    critic_rate = None if model.critic_learning_rate is None else value_of(model, "critic_learning_rate")
+    optim.set_learning_rates(model.policy.optimizer, value_of(model, "learning_rate"), critic_rate)
+
+
+def move_learning_rate(model: PPOPlus, every: str, metrics: UpdateMetrics) -> None:
+    """
+    Let the controller of the learning rate act, if there is one for this occasion.
+
+    :param model: the model
+    :param every: ``minibatch`` or ``epoch``, whichever just ended
+    :param metrics: what the update's minibatches measured
+    """
+    controller = model._controllers.get("learning_rate")
+    if controller is not None and controller.every == every:
+        controller.update(metrics.kl_of_epoch() if every == "epoch" else metrics.kl_of_minibatch())
+        set_learning_rates(model)
 
 
 def move_after_rollout(model: PPOPlus, metrics: UpdateMetrics, measured: Measurement | None) -> None:

@@ -7,8 +7,14 @@ training loop.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch as th
 from torch.nn import functional as F
+
+#: a coefficient: float, or a scalar tensor where a compiled update must not depend on its value; torch's own type hints
+#: do not take the union
+Number = Any
 
 VF_LOSSES = ("sb3", "max", "huber", "error_cap")
 
@@ -40,7 +46,7 @@ def masked_mean(x: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:
 
 
 def clipped_surrogate(
-    advantages: th.Tensor, ratio: th.Tensor, clip_low: float, clip_high: float, dual_clip: float | None = None
+    advantages: th.Tensor, ratio: th.Tensor, clip_low: Number, clip_high: Number, dual_clip: float | None = None
 ) -> th.Tensor:
     """
     L = min(r A, clip(r, 1 - low, 1 + high) A); with a dual clip max(L, c A) where A < 0.
@@ -57,14 +63,15 @@ def clipped_surrogate(
     """
     check_same_shape(advantages=advantages, ratio=ratio)
     surrogate = advantages * ratio
-    if clip_low != float("inf") or clip_high != float("inf"):
+    # A compiled update gives the bounds as tensors, of which nothing may be asked; inf then clips nothing.
+    if isinstance(clip_high, th.Tensor) or clip_low != float("inf") or clip_high != float("inf"):
         surrogate = th.min(surrogate, advantages * th.clamp(ratio, 1 - clip_low, 1 + clip_high))
     if dual_clip is not None:
         surrogate = th.where(advantages < 0, th.max(surrogate, dual_clip * advantages), surrogate)
     return surrogate
 
 
-def clipped_values(values: th.Tensor, old_values: th.Tensor, clip_range_vf: float) -> th.Tensor:
+def clipped_values(values: th.Tensor, old_values: th.Tensor, clip_range_vf: Number) -> th.Tensor:
     """
     V_clip = V_old + clip(V - V_old, -range, range).
 
@@ -80,7 +87,7 @@ def value_loss(
     values: th.Tensor,
     old_values: th.Tensor,
     returns: th.Tensor,
-    clip_range_vf: float | None,
+    clip_range_vf: Number | None,
     form: str = "sb3",
     huber_delta: float = 1.0,
     error_cap: float = 10.0,
@@ -127,7 +134,7 @@ def k3_estimate(log_ratio: th.Tensor, ratio: th.Tensor | None = None) -> th.Tens
     return ((log_ratio.exp() if ratio is None else ratio) - 1) - log_ratio
 
 
-def outside_clip_range(ratio: th.Tensor, clip_low: float, clip_high: float) -> th.Tensor:
+def outside_clip_range(ratio: th.Tensor, clip_low: Number, clip_high: Number) -> th.Tensor:
     """
     Which rows the clip range holds back.
 
@@ -136,6 +143,9 @@ def outside_clip_range(ratio: th.Tensor, clip_low: float, clip_high: float) -> t
     :param clip_high: clip range above 1
     :return: 1.0 outside the range, else 0.0 [B]
     """
-    if clip_low == clip_high:
-        return (th.abs(ratio - 1) > clip_high).float()
-    return ((ratio < 1 - clip_low) | (ratio > 1 + clip_high)).float()
+    outside: th.Tensor
+    if clip_low is clip_high:
+        outside = th.abs(ratio - 1) > clip_high
+    else:
+        outside = (ratio < 1 - clip_low) | (ratio > 1 + clip_high)
+    return outside.float()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Mapping
 
 import numpy as np
 import torch as th
@@ -11,19 +12,18 @@ from sb3_ppo_plus.types import LossTerms
 
 
 class UpdateMetrics:
-    """Collects scalars of one update, by name and epoch, on the device."""
+    """Collects scalars of one update, by epoch and name, on the device."""
 
     def __init__(self) -> None:
-        self._tensors: dict[str, list[th.Tensor]] = defaultdict(list)
+        # scalars, or several of them in a row [k]
+        self._epochs: list[dict[str, list[th.Tensor]]] = []
         self._ratios: list[th.Tensor] = []
-        self._epoch_starts: list[int] = []
-        self._minibatches = 0
         self.gradient_steps = 0
         self.undone_epochs = 0
 
     def start_epoch(self) -> None:
         """Mark where an epoch's minibatches begin."""
-        self._epoch_starts.append(self._minibatches)
+        self._epochs.append(defaultdict(list))
 
     def add_terms(self, terms: LossTerms, row_kl: bool, ratios: bool) -> None:
         """
@@ -33,7 +33,6 @@ class UpdateMetrics:
         :param row_kl: whether the KL of the minibatch is wanted
         :param ratios: whether the extremes of the probability ratio are wanted
         """
-        self._minibatches += 1
         scalars = {
             "loss": terms.loss,
             "policy_loss": terms.policy_loss,
@@ -47,7 +46,7 @@ class UpdateMetrics:
         if ratios:
             self._ratios.append(terms.ratio.detach())
         for name, value in scalars.items():
-            self._tensors[name].append(value.detach())
+            self._epochs[-1][name].append(value.detach())
 
     def add_step(self, grad_norm: th.Tensor) -> None:
         """
@@ -55,8 +54,26 @@ class UpdateMetrics:
 
         :param grad_norm: norm of the gradient before clipping
         """
-        self.gradient_steps += 1
-        self._tensors["grad_norm"].append(grad_norm.detach())
+        self.add_columns({"grad_norm": grad_norm.detach()}, gradient_steps=1)
+
+    def add_columns(self, columns: Mapping[str, th.Tensor], gradient_steps: int = 0) -> None:
+        """
+        Note scalars of the current epoch, one or several in a row.
+
+        :param columns: values by name, each a scalar or [k]
+        :param gradient_steps: how many gradient steps they stand for
+        """
+        self.gradient_steps += gradient_steps
+        for name, column in columns.items():
+            self._epochs[-1][name].append(column)
+
+    def add_ratios(self, ratios: th.Tensor) -> None:
+        """
+        Note probability ratios, of which the log wants the extremes.
+
+        :param ratios: ratios [B]
+        """
+        self._ratios.append(ratios)
 
     def epoch_mean(self, name: str) -> float:
         """
@@ -65,20 +82,22 @@ class UpdateMetrics:
         :param name: name of the scalar
         :return: the mean; NaN when the epoch had no minibatch
         """
-        return _mean(self._tensors.get(name, [])[self._epoch_starts[-1] :])
+        return _mean(self._values(name, self._epochs[-1:]))
 
     def kl_of_epoch(self) -> float:
         """
         :return: mean KL over the current epoch; NaN when there is nothing to average
         """
         # before the first step of an update the KL is zero by construction and says nothing about the rate
-        return _mean(self._tensors.get("kl", [])[max(1, self._epoch_starts[-1]) :])
+        return _mean(self._values("kl", self._epochs[-1:])[len(self._epochs) == 1 :])
 
     def kl_of_minibatch(self) -> float:
         """
         :return: KL of the last minibatch; NaN for the first of the update, where it is zero by construction
         """
-        return _mean(self._tensors.get("kl", [])[1:][-1:])
+        chunks = self._epochs[-1].get("kl", [])
+        is_first = len(self._epochs) == 1 and sum(chunk.numel() for chunk in chunks) == 1
+        return float("nan") if is_first or not chunks else float(chunks[-1].reshape(-1)[-1])
 
     def mean(self, name: str) -> float:
         """
@@ -87,7 +106,7 @@ class UpdateMetrics:
         :param name: name of the scalar
         :return: the mean; NaN when the update had no minibatch
         """
-        return _mean(self._tensors.get(name, []))
+        return _mean(self._values(name, self._epochs))
 
     def collect(self) -> dict[str, np.ndarray]:
         """
@@ -95,11 +114,12 @@ class UpdateMetrics:
 
         :return: the scalars by name, float32, in the order of the minibatches
         """
-        names = list(self._tensors)
+        names = list(dict.fromkeys(name for epoch in self._epochs for name in epoch))
         if not names:
             return {}
-        sizes = [len(self._tensors[name]) for name in names]
-        flat = th.stack([value.float() for name in names for value in self._tensors[name]]).cpu().numpy()
+        columns = [self._values(name, self._epochs).float() for name in names]
+        flat = th.cat(columns).cpu().numpy()
+        sizes = [len(column) for column in columns]
         return dict(zip(names, np.split(flat, np.cumsum(sizes)[:-1]), strict=True))
 
     def ratio_extremes(self) -> tuple[float, float] | None:
@@ -111,15 +131,19 @@ class UpdateMetrics:
         low, high = th.aminmax(th.cat(self._ratios))
         return float(low), float(high)
 
-    def by_epoch(self, values: np.ndarray) -> list[np.ndarray]:
+    def by_epoch(self, name: str) -> list[np.ndarray]:
         """
-        Cut a collected scalar into epochs.
+        A scalar of each epoch; the last epoch may be incomplete or empty.
 
-        :param values: one number a minibatch
-        :return: one array an epoch; the last epoch may be incomplete or empty
+        :param name: name of the scalar
+        :return: one array an epoch
         """
-        return np.split(values, self._epoch_starts[1:])
+        return [self._values(name, [epoch]).float().cpu().numpy() for epoch in self._epochs]
+
+    def _values(self, name: str, epochs: list[dict[str, list[th.Tensor]]]) -> th.Tensor:
+        chunks = [chunk.reshape(-1) for epoch in epochs for chunk in epoch.get(name, [])]
+        return th.cat(chunks) if chunks else th.zeros(0)
 
 
-def _mean(values: list[th.Tensor]) -> float:
-    return float(th.stack(values).mean()) if values else float("nan")
+def _mean(values: th.Tensor) -> float:
+    return float(values.mean()) if len(values) else float("nan")

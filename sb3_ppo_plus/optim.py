@@ -39,12 +39,16 @@ def split_critic(policy: ActorCriticPolicy) -> None:
 
 
 @contextmanager
-def one_group(policy: ActorCriticPolicy) -> Iterator[None]:
+def one_group(policy: ActorCriticPolicy, split: bool) -> Iterator[None]:
     """
     Show an optimizer that was split with SB3's single group for a while; its state is keyed by parameter and stays.
 
-    :param policy: policy after :func:`split_critic`
+    :param policy: policy, after :func:`split_critic` or not
+    :param split: whether it was split
     """
+    if not split:
+        yield
+        return
     groups = list(policy.optimizer.param_groups)
     options = {key: value for key, value in groups[0].items() if key != "params"}
     policy.optimizer.param_groups[:] = [{"params": list(policy.parameters()), **options}]

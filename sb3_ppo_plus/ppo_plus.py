@@ -13,7 +13,6 @@ import io
 import logging
 import os
 from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -21,6 +20,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import (
     ActorCriticCnnPolicy,
@@ -30,19 +30,22 @@ from stable_baselines3.common.policies import (
 )
 from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
 from stable_baselines3.common.utils import FloatSchedule
+from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_plus import coefficients, optim, update
+from sb3_ppo_plus import coefficients, optim, rollout, update
 from sb3_ppo_plus.atomic import atomic_path
-from sb3_ppo_plus.buffers import RowsMixin, minibatches, with_rows
-from sb3_ppo_plus.controllers import Controller, KLStop
-from sb3_ppo_plus.metrics import UpdateMetrics
-from sb3_ppo_plus.policies import evaluate
+from sb3_ppo_plus.buffers import RowsMixin, with_rows
+from sb3_ppo_plus.callback_locals import with_lazy_locals
+from sb3_ppo_plus.compile_choice import choose_update
+from sb3_ppo_plus.controllers import Controller
+from sb3_ppo_plus.eager import EagerUpdate
+from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.probe import Measurement
+from sb3_ppo_plus.profiling import Profile, log_profile
 from sb3_ppo_plus.reference import check_same_kind, freeze
-from sb3_ppo_plus.types import Coefficients, LossOptions
-from sb3_ppo_plus.update_data import UpdateData
 from sb3_ppo_plus.update_log import log_update
+from sb3_ppo_plus.update_start import start_update
 from sb3_ppo_plus.validation import check_environment, check_settings
 
 logger = logging.getLogger(__name__)
@@ -112,6 +115,8 @@ class PPOPlus(OnPolicyAlgorithm):
     :param reference_kl_coef: number or schedule; weight of KL(new, reference), typically 0.01 to 1; larger keeps more
         of it
     :param log_diagnostics: also log KL, entropies, ratios and gradient norms; costs some percent of an update
+    :param compile_update: make each gradient step one graph of ``torch.compile``: several times as fast on small
+        networks, equal to float32 rounding; ``"auto"`` does it where the run is long enough, see ``docs/speed.md``
     :raises InvalidArgument: when an argument cannot work: before an environment is made where that can be told, and
         in any case before a network or a buffer is
     """
@@ -146,6 +151,14 @@ class PPOPlus(OnPolicyAlgorithm):
     reference_policy: Any
     reference_kl_coef: Any
     log_diagnostics: bool
+    compile_update: bool | str
+    #: gradient steps so far, over all calls of learn()
+    num_gradient_steps: int
+    #: where the wall time goes, see docs/speed.md
+    profile: Profile
+    _controllers: dict[str, Controller]
+    _reference: ActorCriticPolicy | None
+    _update_passes: EagerUpdate | None
 
     def __init__(
         self,
@@ -191,6 +204,7 @@ class PPOPlus(OnPolicyAlgorithm):
         reference_policy: Any = None,
         reference_kl_coef: float | Schedule = 0.0,
         log_diagnostics: bool = True,
+        compile_update: bool | str = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         if preset is not None:
@@ -202,9 +216,8 @@ class PPOPlus(OnPolicyAlgorithm):
         if self.env is not None:
             check_environment(settings, self.observation_space, self.action_space, self.n_envs)
         self.__dict__.update({name: settings[name] for name in _OWN_ARGUMENTS})
-        self.clip_range_low, self.controller_state = None, {}
-        self._controllers: dict[str, Controller] = {}
-        self._reference: ActorCriticPolicy | None = None
+        self.clip_range_low = self._reference = self._update_passes = None
+        self.controller_state, self._controllers, self.num_gradient_steps, self.profile = {}, {}, 0, Profile()
         if _init_setup_model:
             self._setup_model()
 
@@ -240,81 +253,61 @@ class PPOPlus(OnPolicyAlgorithm):
         if dones is not None and isinstance(self.rollout_buffer, RowsMixin):
             self.rollout_buffer.note_infos(infos, dones, keep_final_obs=self.recompute_advantages)
 
+    def collect_rollouts(
+        self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
+    ) -> bool:
+        """Fill the buffer: in SB3's own loop, or in tensors when the outermost environment is a TensorVecEnv."""
+        if isinstance(env, TensorVecEnv):
+            return rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+        watched = {"env": (env, "step"), "policy": (self.policy, "forward")} if self.profile.detailed else {}
+        with self.profile.section("rollout"), self.profile.timing(watched):
+            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+
+    def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
+        assert self.env is not None
+        rollout.warn_about_numpy_wrapper(self.env)
+        callback = super()._init_callback(callback, progress_bar)
+        return with_lazy_locals(callback) if isinstance(self.env, TensorVecEnv) else callback
+
     def train(self) -> None:
         """Update the policy with the rollout that was collected last."""
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
-        coefs, options = coefficients.read_coefficients(self), coefficients.loss_options(self)
-        data = self._update_data(options)
-        stop, metrics = KLStop(self.target_kl, self.kl_stop), UpdateMetrics()
+        run = start_update(self)
+        data, stop, metrics = run.data, run.stop, run.metrics
+        passes = choose_update(self, run)
         overshot: Measurement | None = None
         for epoch in range(self.n_epochs):
             snapshot = update.Snapshot(self.policy) if stop.undoes_epochs else None
             data.start_epoch(epoch, self.policy)
             metrics.start_epoch()
-            stopped = self._train_epoch(data, coefs, options, stop, metrics)
+            stopped = passes.train_epoch(run)
             self._n_updates += 1
             if stop.checks_epochs:
                 stopped = stop.exceeded(metrics.epoch_mean("approx_kl"))
             elif snapshot is not None and stop.exceeded((after := data.measure(self.policy)).kl):
                 snapshot.restore(self.policy)
                 metrics.undone_epochs, overshot, stopped = 1, after, True
-            self._move_learning_rate("epoch", metrics)
+            coefficients.move_learning_rate(self, "epoch", metrics)
             if stopped:
                 logger.info(
                     "KL went beyond %.4g: update stopped in epoch %d of %d", stop.limit, epoch + 1, self.n_epochs
                 )
                 break
-        self._train_critic(data, coefs, options)
-        measured = data.measure(self.policy) if data.probe is not None else None
-        log_update(self, coefs, metrics, measured)
+        for _ in range(self.critic_epochs):
+            passes.train_critic(run)
+        self.num_gradient_steps += metrics.gradient_steps
+        with self.profile.section("measure"):
+            measured = data.measure(self.policy) if data.probe is not None else None
+            log_update(self, run.coefs, metrics, measured)
         # an undone epoch left no KL behind: controllers follow what the update did before it was undone
         coefficients.move_after_rollout(self, metrics, overshot or measured)
-
-    def _update_data(self, options: LossOptions) -> UpdateData:
-        assert self._last_episode_starts is not None
-        needs = coefficients.update_needs(self, options)
-        last_step = (self._last_obs, self._last_episode_starts)
-        return UpdateData(self.rollout_buffer, self.policy, self._reference, needs, *last_step)
-
-    def _train_epoch(
-        self, data: UpdateData, coefs: Coefficients, options: LossOptions, stop: KLStop, metrics: UpdateMetrics
-    ) -> bool:
-        """
-        One pass over the rollout.
-
-        :return: whether the KL of a minibatch ended it early
-        """
-        with_distribution = data.needs.row_kl or options.penalize_reference_kl
-        for batch in minibatches(self.rollout_buffer, self.batch_size, data.columns):
-            terms = update.ppo_loss(evaluate(self.policy, batch, with_distribution), batch, coefs, options)
-            metrics.add_terms(terms, row_kl=data.needs.row_kl, ratios=self.log_diagnostics)
-            if stop.checks_minibatches and stop.exceeded(float(terms.approx_kl)):
-                return True
-            self._move_learning_rate("minibatch", metrics)
-            metrics.add_step(update.gradient_step(self.policy, terms.loss, self.max_grad_norm))
-        return False
-
-    def _train_critic(self, data: UpdateData, coefs: Coefficients, options: LossOptions) -> None:
-        for _ in range(self.critic_epochs):
-            for batch in minibatches(self.rollout_buffer, self.batch_size, data.columns):
-                update.critic_step(self.policy, batch, coefs, options, self.max_grad_norm)
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
         if self.critic_learning_rate is not None:
-            self._set_learning_rates()
+            coefficients.set_learning_rates(self)
             self.logger.record("train/critic_learning_rate", coefficients.value_of(self, "critic_learning_rate"))
-
-    def _set_learning_rates(self) -> None:
-        critic_rate = None if self.critic_learning_rate is None else coefficients.value_of(self, "critic_learning_rate")
-        optim.set_learning_rates(self.policy.optimizer, coefficients.value_of(self, "learning_rate"), critic_rate)
-
-    def _move_learning_rate(self, every: str, metrics: UpdateMetrics) -> None:
-        controller = self._controllers.get("learning_rate")
-        if controller is not None and controller.every == every:
-            controller.update(metrics.kl_of_epoch() if every == "epoch" else metrics.kl_of_minibatch())
-            self._set_learning_rates()
 
     def learn(
         self: SelfPPOPlus,
@@ -339,6 +332,12 @@ class PPOPlus(OnPolicyAlgorithm):
         """
         return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
+    def dump_logs(self, iteration: int = 0) -> None:
+        """Write the log as SB3 does, with the seconds of each part of the time and the memory that is held."""
+        log_profile(self)
+        with self.profile.section("log"):
+            super().dump_logs(iteration)
+
     def save(
         self,
         path: str | Path | io.BufferedIOBase,
@@ -359,12 +358,9 @@ class PPOPlus(OnPolicyAlgorithm):
         with atomic_path(path if Path(path).suffix else f"{os.fspath(path)}.zip") as temporary:
             super().save(temporary, exclude, include)
 
-    def _as_sb3s_optimizer(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.critic_learning_rate is None else optim.one_group(self.policy)
-
     def get_parameters(self) -> dict[str, dict[str, Any]]:
         """:return: state dicts of the policy and of its optimizer, the latter always with SB3's single group"""
-        with self._as_sb3s_optimizer():
+        with optim.one_group(self.policy, split=self.critic_learning_rate is not None):
             return super().get_parameters()
 
     def set_parameters(
@@ -377,13 +373,20 @@ class PPOPlus(OnPolicyAlgorithm):
         :param exact_match: whether every parameter must be there
         :param device: where the file's tensors are loaded to
         """
-        with self._as_sb3s_optimizer():
+        with optim.one_group(self.policy, split=self.critic_learning_rate is not None):
             super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
         # live controllers stay out of the pickle (lr_schedule may be one); load() builds them anew and restores their
         # state
-        return [*super()._excluded_save_params(), "_controllers", "_reference", "lr_schedule"]
+        return [
+            *super()._excluded_save_params(),
+            "_controllers",
+            "_reference",
+            "lr_schedule",
+            "profile",
+            "_update_passes",
+        ]
 
 
 _BASE_ARGUMENTS = [
@@ -391,7 +394,5 @@ _BASE_ARGUMENTS = [
     for name in inspect.signature(OnPolicyAlgorithm.__init__).parameters
     if name not in ("self", "monitor_wrapper", "supported_action_spaces", "_init_setup_model")
 ]
-
-
 _DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(PPOPlus).parameters.items()}
 _OWN_ARGUMENTS = [name for name in _DEFAULTS if name not in (*_BASE_ARGUMENTS, "_init_setup_model")]

@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 
 from sb3_ppo_plus.distributions import DistributionParams
+from sb3_ppo_plus.losses import Number
 
 Observations = th.Tensor | dict[str, th.Tensor]
 
@@ -129,7 +130,7 @@ class LossOptions(NamedTuple):
 
 class Coefficients(NamedTuple):
     """
-    The numbers of one update that schedules and controllers move.
+    The numbers of one update that schedules and controllers move; scalar tensors inside a compiled step.
 
     :param clip_low: the ratio is clipped below 1 - clip_low; inf for no clipping
     :param clip_high: the ratio is clipped above 1 + clip_high; inf for no clipping
@@ -140,13 +141,13 @@ class Coefficients(NamedTuple):
     :param reference_kl_coef: weight of KL(new, reference)
     """
 
-    clip_low: float
-    clip_high: float
-    clip_range_vf: float | None
-    ent_coef: float
-    vf_coef: float
-    kl_coef: float = 0.0
-    reference_kl_coef: float = 0.0
+    clip_low: Number
+    clip_high: Number
+    clip_range_vf: Number | None
+    ent_coef: Number
+    vf_coef: Number
+    kl_coef: Number = 0.0
+    reference_kl_coef: Number = 0.0
 
 
 class LossTerms(NamedTuple):

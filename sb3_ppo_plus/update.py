@@ -38,7 +38,7 @@ def ppo_loss(outputs: PolicyOutputs, batch: Minibatch, coefs: Coefficients, opti
     ratio = th.exp(log_ratio)
     surrogate = losses.clipped_surrogate(advantages, ratio, coefs.clip_low, coefs.clip_high, options.dual_clip)
     policy_loss = -masked_mean(surrogate, mask)
-    value_loss = _value_loss(outputs.values, batch, coefs, options)
+    value_loss = value_loss_of(outputs.values, batch, coefs, options)
     # without a closed form the entropy is estimated from the sampled actions
     entropy_loss = -masked_mean(-outputs.log_prob if outputs.entropy is None else outputs.entropy, mask)
     loss = policy_loss + coefs.ent_coef * entropy_loss + coefs.vf_coef * value_loss
@@ -78,7 +78,16 @@ def without_invalid_rows(batch: Minibatch) -> Minibatch:
     )
 
 
-def _value_loss(values: th.Tensor, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> th.Tensor:
+def value_loss_of(values: th.Tensor, batch: Minibatch, coefs: Coefficients, options: LossOptions) -> th.Tensor:
+    """
+    Mean value loss of a minibatch.
+
+    :param values: value estimates [B]
+    :param batch: the minibatch
+    :param coefs: the numbers of this update
+    :param options: the shape of the loss
+    :return: scalar
+    """
     if options.vf_loss == "sb3" and batch.mask is None:
         # SB3's own kernel: its gradient is rounded differently from that of a mean of squares
         predictions = values
@@ -157,7 +166,7 @@ def critic_step(
     """
     batch = without_invalid_rows(batch)
     values = policy.predict_values(batch.observations).flatten()
-    loss = coefs.vf_coef * _value_loss(values, batch, coefs, options)
+    loss = coefs.vf_coef * value_loss_of(values, batch, coefs, options)
     parameters = critic_parameters(policy)
     policy.optimizer.zero_grad()
     for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters), strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,6 +13,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus.advantages import standardize_rollout
 from sb3_ppo_plus.buffers import Columns, RowsMixin, flat, flatten_rows, unflat
+from sb3_ppo_plus.gathering import EpochRows
 from sb3_ppo_plus.probe import AdvantageRecomputation, Measurement, Probe
 
 
@@ -75,6 +77,16 @@ class UpdateData:
         if needs.scope in ("batch", "env"):
             flatten_rows(buffer)
             self._set_advantages(unflat(buffer.advantages, buffer.buffer_size))
+
+    @cached_property
+    def epoch_rows(self) -> EpochRows:
+        """:return: the rows as tensors, to be shuffled and cut; read when they are first asked for"""
+        return EpochRows(self.buffer, self.columns)
+
+    @property
+    def n_rows(self) -> int:
+        """:return: rows of the rollout"""
+        return self.buffer.buffer_size * self.buffer.n_envs
 
     def start_epoch(self, epoch: int, policy: ActorCriticPolicy) -> None:
         """

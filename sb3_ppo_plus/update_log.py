@@ -48,7 +48,7 @@ def _log_like_sb3(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, s
     record("train/policy_gradient_loss", _mean(scalars["policy_loss"]))
     record("train/value_loss", _mean(scalars["value_loss"]))
     # SB3 starts its list anew with each epoch: this is the mean over the last one
-    record("train/approx_kl", np.mean(metrics.by_epoch(scalars["approx_kl"])[-1]))
+    record("train/approx_kl", np.mean(metrics.by_epoch("approx_kl")[-1]))
     record("train/clip_fraction", _mean(scalars["clip_fraction"]))
     # of the last minibatch, which an early stop skipped
     record("train/loss", float(scalars["loss"][-1]))
@@ -98,7 +98,7 @@ def _log_diagnostics(model: PPOPlus, metrics: UpdateMetrics, scalars: dict[str, 
     if extremes is not None:
         record("train/ratio_min", extremes[0], exclude=_FILES_ONLY)
         record("train/ratio_max", extremes[1], exclude=_FILES_ONLY)
-        for epoch, values in enumerate(metrics.by_epoch(scalars["approx_kl"])):
+        for epoch, values in enumerate(metrics.by_epoch("approx_kl")):
             record(f"train/approx_kl_epoch_{epoch}", _mean(values), exclude=_FILES_ONLY)
 
 

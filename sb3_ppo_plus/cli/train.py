@@ -19,6 +19,9 @@ HELP = (
     "run folder."
 )
 
+# What --compile takes, and the argument of PPOPlus that it stands for; YAML reads the same words so.
+_COMPILE = {"auto": "auto", "on": True, "off": False}
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
@@ -66,6 +69,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add("--eval-episodes", default=suppress, metavar="N", help="episodes per evaluation")
     add("--device", default=suppress, help="auto, cpu, cuda, cuda:1, mps")
+    add(
+        "--compile",
+        choices=tuple(_COMPILE),
+        default=suppress,
+        help="compile the update: on, off, or auto: where the training is long enough and a compiler is there (auto)",
+    )
+    add("--profile", action="store_true", help="tell where the time went, and how much memory it took")
     add("--no-progress", action="store_true", help="show no progress")
     add("--verbose", action="store_true", help="print the table of training metrics as well")
 
@@ -79,11 +89,13 @@ def run(args: argparse.Namespace) -> int:
     from sb3_ppo_plus.runs.layers import assemble
 
     config = assemble(getattr(args, "env", None), args.config, args.set, _flags(args))
-    result = train_and_report(config, args.run_dir, progress=not args.no_progress, verbose=args.verbose)
+    result = train_and_report(config, args.run_dir, not args.no_progress, args.verbose, args.profile)
     return EXIT_INTERRUPTED if result.interrupted else EXIT_OK
 
 
-def train_and_report(config: RunConfig, run_dir: Path, progress: bool = True, verbose: bool = False) -> RunResult:
+def train_and_report(
+    config: RunConfig, run_dir: Path, progress: bool = True, verbose: bool = False, profile: bool = False
+) -> RunResult:
     """
     Train with a progress bar and print the summary.
 
@@ -91,6 +103,7 @@ def train_and_report(config: RunConfig, run_dir: Path, progress: bool = True, ve
     :param run_dir: where the run folder is made
     :param progress: whether to show the bar
     :param verbose: whether to print SB3's table
+    :param profile: whether to tell where the time went
     :return: what the run came to
     """
     from sb3_ppo_plus.cli.progress import show_progress
@@ -98,8 +111,10 @@ def train_and_report(config: RunConfig, run_dir: Path, progress: bool = True, ve
 
     prepared = prepare_run(config)
     with show_progress(config.env, enabled=progress) as report:
-        result = train_run(prepared, run_dir, _command_line(), report, verbose, on_start=_announce)
+        result = train_run(prepared, run_dir, _command_line(), report, verbose, on_start=_announce, profile=profile)
     _summarize(config.env, result)
+    if result.profile is not None:
+        print(f"\n{result.profile.table()}")
     return result
 
 
@@ -109,6 +124,8 @@ def _flags(args: argparse.Namespace) -> dict[str, Any]:
 
     numbers = ("n_timesteps", "seed", "n_envs", "eval_freq", "eval_episodes")
     flags = {key: vars(args)[key] for key in (*numbers, "vec_env", "preset", "device") if key in args}
+    if "compile" in args:
+        flags["compile_update"] = _COMPILE[args.compile]
     return {key: _number(plain(value)) if key in numbers else value for key, value in flags.items()}
 
 

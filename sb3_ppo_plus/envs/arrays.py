@@ -62,6 +62,15 @@ def rows(stats: Mapping[str, np.ndarray], n: int) -> list[dict[str, Any]]:
     return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
+def row(stats: Mapping[str, np.ndarray], index: int) -> dict[str, Any]:
+    """
+    :param stats: figures by name, each [n] or [n, ...]
+    :param index: an environment
+    :return: the dictionary that :func:`rows` gives for it
+    """
+    return {name: value.item(index) if value.ndim == 1 else value[index].copy() for name, value in stats.items()}
+
+
 def where_rows(mask: np.ndarray, yes: np.ndarray, no: np.ndarray) -> np.ndarray:
     """
     Choose row by row.

@@ -22,7 +22,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices, VecEnvObs, VecEnvStepReturn, VecEnvWrapper
 
-from sb3_ppo_plus.envs.arrays import pick, rows, to_numpy
+from sb3_ppo_plus.envs.arrays import pick, row, rows, to_numpy
 from sb3_ppo_plus.envs.single_env import SingleEnv
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import ArrayStep, Observations, TensorStep
@@ -142,7 +142,7 @@ class TensorVecEnv(VecEnv):
         step = self.step_arrays(self._actions)
         self._actions = None
         done = step.terminated | step.truncated
-        return step.obs, step.rewards, done, self._infos(step, done.nonzero()[0].tolist())
+        return step.obs, step.rewards, done, self.make_infos(step, done.nonzero()[0].tolist())
 
     def reset_arrays(self) -> Mapping[str, np.ndarray]:
         """
@@ -167,24 +167,42 @@ class TensorVecEnv(VecEnv):
             {name: value.cpu().numpy() for name, value in step.stats.items()},
         )
 
-    def _infos(self, step: ArrayStep, finished: Sequence[int]) -> list[dict[str, Any]]:
-        """Build SB3's dictionaries; those of finished episodes get the keys that SB3 looks for."""
+    def make_infos(self, step: ArrayStep, finished: Sequence[int]) -> list[dict[str, Any]]:
+        """
+        Build SB3's dictionaries; those of finished episodes get the keys that SB3 looks for.
+
+        :param step: the last step
+        :param finished: environments whose episode ended in it
+        :return: one dictionary per environment [N]
+        """
         infos = rows({name: value for name, value in step.stats.items() if name not in _EPISODE}, self.num_envs)
         for info in infos:
             info["TimeLimit.truncated"] = False
-        if finished:
-            self._add_ends(infos, step, finished)
+        self._add_ends([infos[index] for index in finished], step, finished)
+        return infos
+
+    def make_final_infos(self, step: ArrayStep, finished: Sequence[int]) -> list[dict[str, Any]]:
+        """
+        Build the dictionaries of finished episodes only, which are all that SB3's statistics need.
+
+        :param step: the last step
+        :param finished: environments whose episode ended in it
+        :return: the dictionaries that :meth:`make_infos` gives for them
+        """
+        stats = {name: value for name, value in step.stats.items() if name not in _EPISODE}
+        infos = [row(stats, index) for index in finished]
+        self._add_ends(infos, step, finished)
         return infos
 
     def _add_ends(self, infos: list[dict[str, Any]], step: ArrayStep, finished: Sequence[int]) -> None:
-        """Tell what finished episodes ended with."""
-        fresh = rows({name: value[finished] for name, value in self.reset_arrays().items()}, len(finished))
-        for position, index in enumerate(finished):
-            infos[index]["TimeLimit.truncated"] = bool(step.truncated[index] and not step.terminated[index])
-            infos[index]["terminal_observation"] = pick(step.final_obs, index)
-            self.reset_infos[index] = fresh[position]
+        """Tell what finished episodes ended with, and remember what the next ones begin with."""
+        fresh = self.reset_arrays() if finished else {}
+        for info, index in zip(infos, finished, strict=True):
+            info["TimeLimit.truncated"] = bool(step.truncated[index] and not step.terminated[index])
+            info["terminal_observation"] = pick(step.final_obs, index)
+            self.reset_infos[index] = row(fresh, index)
             if EPISODE_RETURN in step.stats:
-                infos[index]["episode"] = {
+                info["episode"] = {
                     "r": round(float(step.stats[EPISODE_RETURN][index]), 6),
                     "l": int(step.stats[EPISODE_LENGTH][index]),
                     "t": round(time.time() - self._start_time, 6),

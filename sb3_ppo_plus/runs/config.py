@@ -13,7 +13,7 @@ import yaml
 import sb3_ppo_plus
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.runs.hyperparameters import plain_policy_kwargs, ppo_defaults
+from sb3_ppo_plus.runs.hyperparameters import RUN_DEFAULTS, plain_policy_kwargs, ppo_defaults
 from sb3_ppo_plus.runs.naming import did_you_mean
 from sb3_ppo_plus.runs.values import parse_mapping, require_number
 
@@ -45,7 +45,8 @@ class RunConfig:
     :param eval_freq: timesteps between evaluations, None for a tenth of the run, 0 for only at start and end
     :param eval_episodes: episodes per evaluation; more is slower and gives a narrower interval
     :param device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``
-    :param threads: torch threads; None is one for vectors (small networks are fastest so) and torch's choice for images
+    :param threads: torch's threads, at least 1, for rollouts and the upper limit for updates; None is one for vectors
+        (small networks are fastest so) and torch's choice for images. MuJoCo's own threads are not meant
     :param hyperparameters: arguments of PPOPlus
     """
 
@@ -117,14 +118,15 @@ def complete_hyperparameters(given: dict[str, Any]) -> dict[str, Any]:
     """
     Write out the defaults as well, so that a later change of a default does not change a repeated run.
 
-    A preset stays a name: PPOPlus lets it fill what equals its default, so written-out defaults do not disturb it.
+    They are PPOPlus's, but for :data:`~sb3_ppo_plus.runs.hyperparameters.RUN_DEFAULTS`. A preset stays a name: PPOPlus
+    lets it fill what equals its default, so written-out defaults do not disturb it.
 
     :param given: hyperparameters that were given
     :return: given values and defaults, those that YAML can hold
     """
     defaults = ppo_defaults()
     writable = {key: value for key, value in defaults.items() if isinstance(value, bool | int | float | str | None)}
-    return {**writable, **given}
+    return {**writable, **RUN_DEFAULTS, **given}
 
 
 def package_versions() -> dict[str, str]:

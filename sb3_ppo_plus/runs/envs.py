@@ -23,6 +23,9 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.envs.normalize import TensorVecNormalize
+from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.ids import check_env_id, uses_mujoco
@@ -157,6 +160,14 @@ def make_env(
     return env if outer is None else outer(env)
 
 
+def normalizer_class(env: VecEnv) -> type[VecNormalize]:
+    """
+    :param env: environments to normalize
+    :return: SB3's VecNormalize, or its twin that keeps a tensor face
+    """
+    return TensorVecNormalize if isinstance(env, TensorVecEnv) else VecNormalize
+
+
 def finish_env(env: VecEnv, config: RunConfig) -> VecEnv:
     """
     Add what stands outside of the normalizer: frame stack, and channels first for images.
@@ -166,7 +177,8 @@ def finish_env(env: VecEnv, config: RunConfig) -> VecEnv:
     :return: environments as the policy sees them
     """
     if config.frame_stack is not None:
-        env = VecFrameStack(env, config.frame_stack)
+        stack = TensorVecFrameStack if isinstance(env, TensorVecEnv) else VecFrameStack
+        env = stack(env, config.frame_stack)
     return VecTransposeImage(env) if _needs_transpose(env.observation_space) else env
 
 
@@ -177,7 +189,7 @@ def make_training_env(config: RunConfig) -> VecEnv:
     """
     env = make_env(config, config.n_envs, config.seed, config.env_kwargs, in_workers=True)
     if isinstance(config.normalize, dict):
-        env = VecNormalize(env, **config.normalize)
+        env = normalizer_class(env)(env, **config.normalize)
     return finish_env(env, config)
 
 
@@ -195,7 +207,7 @@ def make_eval_env(config: RunConfig, n_envs: int, seed: int) -> VecEnv:
     """
     env = make_env(config, n_envs, seed, config.env_kwargs)
     if isinstance(config.normalize, dict):
-        env = VecNormalize(env, **{**config.normalize, "training": False, "norm_reward": False})
+        env = normalizer_class(env)(env, **{**config.normalize, "training": False, "norm_reward": False})
     return finish_env(env, config)
 
 

@@ -11,12 +11,12 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
-from stable_baselines3.common.vec_env import VecEnv, VecNormalize
+from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
-from sb3_ppo_plus.runs.envs import finish_env, make_env, probe_spaces
+from sb3_ppo_plus.runs.envs import finish_env, make_env, normalizer_class, probe_spaces
 from sb3_ppo_plus.runs.folder import RunFolder
 from sb3_ppo_plus.runs.native import choose_vec_env
 from sb3_ppo_plus.runs.values import read_yaml
@@ -51,7 +51,7 @@ class Agent:
         kwargs = {**self.config.env_kwargs, **(env_kwargs or {})}
         env = make_env(self.config, n_envs, seed, kwargs)
         if self.normalizer is not None:
-            env = VecNormalize.load(str(self.normalizer), env)
+            env = normalizer_class(env).load(str(self.normalizer), env)
             env.training = env.norm_reward = False
         return finish_env(env, self.config)
 

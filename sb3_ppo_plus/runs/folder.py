@@ -44,6 +44,11 @@ class RunFolder:
         """Picture of the learning curve."""
         return self.path / "learning_curve.png"
 
+    @property
+    def profile(self) -> Path:
+        """Where the time went; the file exists only for runs that were asked to tell."""
+        return self.path / "profile.txt"
+
     def model(self, best: bool) -> Path:
         """
         :param best: the model with the best evaluation, else the newest one

@@ -36,6 +36,10 @@ OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
 # These belong to the run (its environments, folder and seed), or to SB3's inside.
 _NOT_HYPERPARAMETERS = {"self", "policy", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
 
+# Where a run does otherwise than PPOPlus when nothing is given. A model alone stays bit for bit SB3's by default; a run
+# is there to be fast.
+RUN_DEFAULTS: dict[str, Any] = {"compile_update": "auto"}
+
 
 def ppo_defaults() -> dict[str, Any]:
     """

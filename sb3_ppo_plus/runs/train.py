@@ -24,8 +24,11 @@ from stable_baselines3.common.logger import (
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.callbacks import EvaluateAndSave, Progress, ProgressCallback
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.machine import peak_memory, resident_memory
+from sb3_ppo_plus.profiling import OTHER, ProfileReport
 from sb3_ppo_plus.runs.config import RunConfig, complete_hyperparameters
 from sb3_ppo_plus.runs.curve import draw_learning_curve
 from sb3_ppo_plus.runs.envs import has_image, is_vector, make_eval_env, make_training_env, probe_spaces
@@ -54,6 +57,7 @@ class RunResult:
     :param seconds: wall time of the training with its evaluations
     :param steps_per_second: without the time of the evaluations
     :param interrupted: whether Ctrl-C ended it
+    :param profile: where the time went, None unless it was asked for
     """
 
     folder: RunFolder
@@ -64,6 +68,7 @@ class RunResult:
     seconds: float
     steps_per_second: float
     interrupted: bool
+    profile: ProfileReport | None = None
 
 
 @dataclass
@@ -166,6 +171,7 @@ def train_run(
     verbose: bool = False,
     callbacks: list[BaseCallback] | None = None,
     on_start: Callable[[RunFolder], None] | None = None,
+    profile: bool = False,
 ) -> RunResult:
     """
     Train, evaluate, and fill a new run folder. Ctrl-C saves the model as it is and returns.
@@ -177,6 +183,7 @@ def train_run(
     :param verbose: also write SB3's table to standard output
     :param callbacks: further callbacks
     :param on_start: called with the folder as soon as it exists
+    :param profile: tell where the time went, in the result and in profile.txt
     :return: what the run came to
     """
     config, model = run.config, run.model
@@ -193,19 +200,26 @@ def train_run(
         eval_freq=config.eval_freq or 0,
     )
     progress = [ProgressCallback(report, evaluation)] if report is not None else []
+    memory_before = resident_memory()
+    model.profile.detailed |= profile
+    model.profile.restart()
     started, interrupted = time.perf_counter(), False
     try:
-        model.learn(config.n_timesteps, callback=[evaluation, *progress, *(callbacks or [])])
+        with model.profile.timing({"evaluation": (evaluation, "evaluate")}):
+            model.learn(config.n_timesteps, callback=[evaluation, *progress, *(callbacks or [])])
     except KeyboardInterrupt:
         interrupted = True
         folder.save_model(model, best=False)
     finally:
         seconds = time.perf_counter() - started
+        told = _profile_report(model, memory_before) if profile else None
         # What ends here by an exception keeps the files of the latest evaluation.
         if evaluation.evaluations_timesteps:
             draw_learning_curve(folder, f"{config.env} (seed {config.seed})")
         model.logger.close()
         run.close()
+    if told is not None:
+        atomic_write(folder.profile, told.table() + "\n")
     results = evaluation.evaluations_results
     return RunResult(
         folder=folder,
@@ -216,6 +230,22 @@ def train_run(
         seconds=seconds,
         steps_per_second=model.num_timesteps / max(seconds - evaluation.seconds, 1e-9),
         interrupted=interrupted,
+        profile=told,
+    )
+
+
+def _profile_report(model: PPOPlus, memory_before: float | None) -> ProfileReport:
+    """What the clock of a model says now, at the end of its training."""
+    model.profile.switch(OTHER)
+    # in this order: the peak is never below what is held
+    memory = (memory_before, resident_memory(), peak_memory())
+    return ProfileReport(
+        seconds=model.profile.totals,
+        wall=model.profile.wall,
+        vector_steps=model.num_timesteps // model.n_envs,
+        gradient_steps=model.num_gradient_steps,
+        threads=th.get_num_threads(),
+        memory=memory,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 from pathlib import Path
 from types import ModuleType
 
@@ -13,12 +13,9 @@ import pytest
 @pytest.fixture(scope="module")
 def learning() -> ModuleType:
     """The benchmark, whose protocol and hyperparameters these tests share."""
-    path = Path(__file__).parents[2] / "benchmarks" / "learning.py"
-    spec = importlib.util.spec_from_file_location("learning", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
+        return importlib.import_module("learning")
 
 
 @pytest.mark.slow

@@ -97,6 +97,7 @@ def test_a_written_config_is_read_back_whole_and_ignores_the_zoo(zoo: Path, tmp_
     # of the installed package: torch.__version__ adds the name of the build, such as +cpu
     assert written["versions"]["torch"] == version("torch")
     assert written["learning_rate"] == 1e-5
+    assert written["compile_update"] == "auto"
     assert set(ppo_defaults()) <= set(written)
     zoo.write_text("CartPole-v1: {n_envs: 99, target_kl: 0.5}\n")
     assert assemble(config_file=path, zoo_file=zoo) == first
@@ -108,6 +109,7 @@ def test_a_written_config_is_read_back_whole_and_ignores_the_zoo(zoo: Path, tmp_
         ({"n_epocs": 3}, r"unknown hyperparameter 'n_epocs' \(value 3\); did you mean n_epochs"),
         ({"n_timesteps": -5}, "n_timesteps is -5; give a whole number of at least 1"),
         ({"n_envs": 2.5}, "n_envs is 2.5"),
+        ({"threads": 0}, "threads is 0; give a whole number of at least 1"),
         ({"seed": "abc"}, "seed is 'abc'"),
         ({"seed": None}, "seed is None"),
         ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, dummy or subproc"),
@@ -138,6 +140,24 @@ def test_resolving_leaves_nothing_open() -> None:
     assert config.hyperparameters["gamma"] == 0.9
     normalized = RunConfig("CartPole-v1", normalize={"norm_reward": False}, hyperparameters={"gamma": 0.9})
     assert resolve(normalized, VECTOR).normalize == {"gamma": 0.9, "norm_reward": False}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("auto", "auto"), ("true", True), ("on", True), ("false", False), ("off", False)]
+)
+def test_whether_updates_are_compiled_is_written_in_yaml(text: str, value: Any, zoo: Path, tmp_path: Path) -> None:
+    by_setting = assemble("CartPole-v1", settings=[f"compile_update={text}"], zoo_file=zoo)
+    config_file = tmp_path / "config.yml"
+    config_file.write_text(f"compile_update: {text}\n")
+    by_file = assemble("CartPole-v1", config_file, zoo_file=zoo)
+    for config in (by_setting, by_file):
+        found = resolve(config, VECTOR).hyperparameters["compile_update"]
+        assert found == value and type(found) is type(value)
+
+
+def test_a_run_compiles_by_itself_where_a_model_alone_does_not() -> None:
+    assert ppo_defaults()["compile_update"] is False
+    assert resolve(RunConfig("CartPole-v1"), VECTOR).hyperparameters["compile_update"] == "auto"
 
 
 def test_names_in_policy_kwargs_become_classes() -> None:

@@ -172,7 +172,7 @@ def test_metrics_make_one_transfer_and_keep_epochs_apart() -> None:
             metrics.add_step(th.tensor(float(minibatch)))
     scalars = metrics.collect()
     assert metrics.gradient_steps == 5
-    assert [len(values) for values in metrics.by_epoch(scalars["loss"])] == [3, 2]
+    assert [len(values) for values in metrics.by_epoch("loss")] == [3, 2]
     assert scalars["grad_norm"].tolist() == [0, 1, 2, 0, 1]
     assert metrics.ratio_extremes() == pytest.approx((0.5, 1.5))
     # without an exact KL the minibatch's KL is the estimate

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import math
-import os
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -146,13 +143,3 @@ def time_limit(task: MujocoTask, given: int | None) -> int:
     if limit is None or limit == -1:
         return -1
     return whole("max_episode_steps (-1 for none)", limit)
-
-
-def processors() -> int:
-    """Processors this process may use; a container's share of time counts as well as its set of processors."""
-    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        return max(1, min(found, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no such limit: "max", or no control groups at all
-        return found

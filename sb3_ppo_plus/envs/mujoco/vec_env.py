@@ -21,7 +21,6 @@ from sb3_ppo_plus.envs.mujoco.building import (
     check_same_kind,
     make_physics,
     make_task,
-    processors,
     time_limit,
     whole,
 )
@@ -36,6 +35,7 @@ from sb3_ppo_plus.envs.signals import Signals
 from sb3_ppo_plus.envs.single_env import SingleEnv
 from sb3_ppo_plus.envs.tasks.base import MujocoTask
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.machine import processors
 from sb3_ppo_plus.types import ArrayStep, TensorStep
 
 logger = logging.getLogger(__name__)

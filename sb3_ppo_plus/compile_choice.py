@@ -1,0 +1,103 @@
+"""Whether a model's update is compiled: what was asked for, what is worth it, and what is possible."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import TYPE_CHECKING
+
+import torch as th
+
+from sb3_ppo_plus.compiled import CannotCompile, CompiledUpdate
+from sb3_ppo_plus.eager import EagerUpdate, UpdateRun
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.ppo_plus import PPOPlus
+
+logger = logging.getLogger(__name__)
+
+COMPILE_UPDATE = (False, True, "auto")
+#: gradient steps from which a compilation pays for itself, about: ten seconds once against half a millisecond a step
+MIN_GRADIENT_STEPS = 20_000
+
+
+def choose_update(model: PPOPlus, run: UpdateRun) -> EagerUpdate:
+    """
+    Give the passes of this update, compiled where that was asked for and can be.
+
+    :param model: the model; what was chosen stays with it
+    :param run: what its update works with
+    :return: the passes
+    """
+    if model.compile_update is False:
+        return EagerUpdate()
+    chosen = model._update_passes
+    if isinstance(chosen, CompiledUpdate) and not chosen.fits(model.policy):
+        chosen = None
+    if chosen is None or not chosen.final:
+        chosen = _choose(model)
+    if isinstance(chosen, CompiledUpdate):
+        try:
+            chosen.prepare(run, critic=model.critic_epochs > 0)
+        except CannotCompile as reason:
+            chosen = _fall_back(reason)
+    model._update_passes = chosen
+    return chosen
+
+
+def planned_gradient_steps(model: PPOPlus) -> int:
+    """
+    :param model: model that is learning
+    :return: gradient steps until its call of learn() ends, the current update included
+    """
+    n_rows = model.n_steps * model.n_envs
+    updates = 1 + max(0, model._total_timesteps - model.num_timesteps) // n_rows
+    return updates * model.n_epochs * -(-n_rows // model.batch_size)
+
+
+def _choose(model: PPOPlus) -> EagerUpdate:
+    planned = planned_gradient_steps(model)
+    if model.compile_update == "auto":
+        if planned < MIN_GRADIENT_STEPS:
+            # Asked again at every update, since learn() may be called for more; told once.
+            level = logging.INFO if model._update_passes is None else logging.DEBUG
+            logger.log(level, "update: eager, %d gradient steps are too few to wait for a compilation", planned)
+            return EagerUpdate()
+        missing = missing_compiler(model.device)
+        if missing is not None:
+            logger.info("update: eager, %s", missing)
+            return EagerUpdate(final=True)
+    try:
+        compiled = CompiledUpdate(model.policy, model.critic_epochs > 0)
+    except CannotCompile as reason:
+        return _fall_back(reason)
+    logger.info("update: compiled, for %d gradient steps; the first use takes some seconds", planned)
+    return compiled
+
+
+def _fall_back(reason: CannotCompile) -> EagerUpdate:
+    warnings.warn(
+        f"compile_update: the update cannot be compiled ({reason}); training goes on with the eager update, which "
+        "learns the same and is slower. Pass compile_update=False to silence this"
+    )
+    return EagerUpdate(final=True)
+
+
+def missing_compiler(device: th.device) -> str | None:
+    """
+    :param device: where the update will run
+    :return: what is missing to compile for it, None when nothing is
+    """
+    if device.type == "cpu":
+        from torch._inductor import cpp_builder
+
+        try:
+            cpp_builder.get_cpp_compiler()
+        except Exception as error:
+            return f"no C++ compiler was found ({type(error).__name__})"
+        return None
+    if device.type == "cuda":
+        from torch.utils._triton import has_triton
+
+        return None if has_triton() else "Triton is not installed"
+    return f"there is no compiler for the device {device.type}"

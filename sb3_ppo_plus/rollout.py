@@ -1,0 +1,386 @@
+"""
+One rollout from an environment with a tensor face: SB3's ``collect_rollouts`` without what it does N times a step.
+
+Nothing here loops over environments, save over those whose episode ended. Callbacks see SB3's local variables, made
+when they are read (:mod:`sb3_ppo_plus.callback_locals`); actions are computed by :mod:`sb3_ppo_plus.actors`; the critic
+is asked about all truncated episodes at once, at the end of the rollout. On the host everything between two steps of
+the environment is NumPy on memory that torch shares: right after the physics a call of torch costs several times as
+much as later.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.utils import obs_as_tensor
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
+
+from sb3_ppo_plus.actors import make_actor
+from sb3_ppo_plus.buffers import INVALID_ROW, RowsMixin
+from sb3_ppo_plus.callback_locals import locals_of
+from sb3_ppo_plus.envs.arrays import map_observations
+from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.types import ArrayStep
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.ppo_plus import PPOPlus
+
+# Final observations in one pass of the critic: bounds the memory of images.
+_CHUNK = 4096
+# Sections of the profile.
+_POLICY, _ENV, _CALLBACKS, _BUFFER, _ADVANTAGES = "policy", "env", "callbacks", "buffer", "advantages"
+_SB3_ADDS = (RolloutBuffer.add, DictRolloutBuffer.add)
+# SB3's wrappers and what takes their place on the tensor face.
+_TWINS = {
+    "VecNormalize": "use TensorVecNormalize",
+    "VecMonitor": "use TensorVecMonitor",
+    "VecFrameStack": "use TensorVecFrameStack",
+    "VecTransposeImage": "let the environment give its images channel-first",
+}
+
+
+def collect(
+    model: PPOPlus, env: TensorVecEnv, callback: BaseCallback, buffer: RolloutBuffer, n_rollout_steps: int
+) -> bool:
+    """
+    Fill the rollout buffer with T steps of N environments.
+
+    What SB3's ``collect_rollouts`` leaves behind, this leaves behind, to float32 rounding: rows, advantages, statistics
+    of episodes, ``model._last_obs``. While the rollout is under way ``buffer.rewards`` lacks the value of what
+    truncated episodes would still have brought, which SB3 adds at once.
+
+    :param model: the algorithm
+    :param env: its environments
+    :param callback: called at every step, and at the beginning and the end
+    :param buffer: rollout buffer to fill
+    :param n_rollout_steps: T, steps of each environment
+    :return: False when the callback ended the training
+    """
+    before = model.profile.switch(_CALLBACKS)
+    try:
+        # SB3's order: evaluation mode, an empty buffer, noise, the callback
+        model.policy.set_training_mode(False)
+        buffer.reset()
+        if model.use_sde:
+            model.policy.reset_noise(env.num_envs)
+        callback.on_rollout_start()
+        model.profile.switch(_POLICY)
+        return _Rollout(model, env, callback, buffer, n_rollout_steps).run()
+    finally:
+        model.profile.switch(before)
+
+
+class _Rollout:
+    """What one rollout needs besides the arguments of :func:`collect`, and its state at the current step."""
+
+    def __init__(
+        self, model: PPOPlus, env: TensorVecEnv, callback: BaseCallback, buffer: RolloutBuffer, n_steps: int
+    ) -> None:
+        self.marks = buffer if isinstance(buffer, RowsMixin) else None
+        self.model, self.env, self.callback, self.buffer, self.n_steps = model, env, callback, buffer, n_steps
+        self.actor = make_actor(model.policy, env.num_envs)
+        self.rows = _AddedRows(buffer, model.device) if _has_own(buffer, "add", _SB3_ADDS) else _Rows(buffer)
+        self.truncations = _Truncations(model.policy, model.gamma)
+        self.locals = locals_of(callback)
+        self.locals.setdefault("callback", callback)
+        plain = {"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
+        self.locals.provide(plain, {name: getattr(self, f"_{name}") for name in _MADE})
+        # Of the current step: its number, what was done in it, and what came of it.
+        self.t = 0
+        self.obs: Any = None
+        self.commands: np.ndarray
+        self.step: ArrayStep
+        self.dones: np.ndarray
+        self.last_values: th.Tensor | None = None
+
+    def run(self) -> bool:
+        """:return: False when the callback ended the training"""
+        model, env, rows, shown = self.model, self.env, self.rows, self.locals
+        renew, update_locals, on_step = shown.renew, self.callback.update_locals, self.callback.on_step
+        switch, act, step_arrays, n_envs = model.profile.switch, self.actor.act, env.step_arrays, env.num_envs
+        noise_every = model.sde_sample_freq if model.use_sde else 0
+        for t in range(self.n_steps):
+            switch(_POLICY)
+            if noise_every > 0 and t % noise_every == 0:
+                model.policy.reset_noise(n_envs)
+            self.t, self.obs = t, model._last_obs
+            self.commands = act(self.obs, *rows.open(t))
+            switch(_ENV)
+            self.step = step = step_arrays(self.commands)
+            self.dones = dones = step.terminated | step.truncated
+            model.num_timesteps += n_envs
+            switch(_CALLBACKS)
+            renew()
+            update_locals(shown)
+            if not on_step():
+                return False
+            switch(_BUFFER)
+            finished = dones.nonzero()[0]
+            if finished.size:
+                self._end_episodes(finished)
+            if INVALID_ROW in step.stats and self.marks is not None:
+                self.marks.note_invalid(t, step.stats[INVALID_ROW])
+            rows.close(t, self.obs, step.rewards, model._last_episode_starts)
+            model._last_obs, model._last_episode_starts = step.obs, dones
+        self._finish()
+        return True
+
+    def _end_episodes(self, finished: np.ndarray) -> None:
+        """Count the episodes that ended, and keep the final observations of those that were cut off."""
+        model, step = self.model, self.step
+        indices = finished.tolist()
+        # A callback may have added to the infos that it has seen.
+        seen = dict.get(self.locals, "infos")
+        infos = self.env.make_final_infos(step, indices) if seen is None else [seen[index] for index in indices]
+        BaseAlgorithm._update_info_buffer(model, infos, np.ones(len(infos), bool))
+        cut_off = finished[step.truncated[finished] & ~step.terminated[finished]]
+        if not cut_off.size:
+            return
+        if model.recompute_advantages and self.marks is not None:
+            self.marks.note_truncations(self.t, cut_off, step.final_obs)
+        if not self.rows.final:
+            self.truncations.note(self.t, cut_off, step.final_obs)
+            return
+        self.truncations.note(0, cut_off, step.final_obs)
+        self.truncations.add_values_to(step.rewards[None])
+
+    def _finish(self) -> None:
+        """Ask the critic what lies beyond the rollout, and compute the advantages."""
+        model, buffer, step, rows = self.model, self.buffer, self.step, self.rows
+        model.profile.switch(_ADVANTAGES)
+        if not rows.final:
+            self.truncations.add_values_to(buffer.rewards)
+            step.rewards[...] = buffer.rewards[self.t]
+        with th.no_grad():
+            self.last_values = model.policy.predict_values(obs_as_tensor(step.obs, model.device))
+        if _has_own(buffer, "compute_returns_and_advantage", (RolloutBuffer.compute_returns_and_advantage,)):
+            buffer.compute_returns_and_advantage(last_values=self.last_values, dones=self.dones)
+        else:
+            _compute_advantages(buffer, self.last_values.flatten().cpu().numpy(), self.dones)
+        model.profile.switch(_CALLBACKS)
+        self.locals.renew()
+        self.callback.update_locals(self.locals)
+        self.callback.on_rollout_end()
+
+    # ------------------------------------------------ SB3's local variables, made when a callback reads them
+
+    def _n_steps(self) -> int:
+        return self.t if self.last_values is None else self.n_steps
+
+    def _obs_tensor(self) -> Any:
+        return obs_as_tensor(self.obs, self.model.device)
+
+    def _actions(self) -> np.ndarray:
+        return self.rows.opened[0].reshape(self.env.num_envs, *(self.model.action_space.shape or ()))
+
+    def _clipped_actions(self) -> np.ndarray:
+        return self.commands
+
+    def _values(self) -> th.Tensor:
+        if self.last_values is not None:
+            return self.last_values
+        return th.from_numpy(self.rows.opened[1]).reshape(-1, 1).to(self.model.device)
+
+    def _log_probs(self) -> th.Tensor:
+        return th.from_numpy(self.rows.opened[2]).to(self.model.device)
+
+    def _new_obs(self) -> Any:
+        return self.step.obs
+
+    def _rewards(self) -> np.ndarray:
+        return self.step.rewards
+
+    def _dones(self) -> np.ndarray:
+        return self.dones
+
+    def _infos(self) -> list[dict[str, Any]]:
+        return self.env.make_infos(self.step, self.dones.nonzero()[0].tolist())
+
+
+# Names of the methods above, without their underscore.
+_MADE = tuple("n_steps obs_tensor actions clipped_actions values log_probs new_obs rewards dones infos".split())
+
+
+# ------------------------------------------------ rows of the buffer
+
+_Opened = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Rows:
+    """Writes into the buffer's arrays what SB3's ``add()`` would copy there."""
+
+    #: whether a row's rewards are final once it is closed
+    final = False
+    #: actions [N, A], values [N] and log-probabilities [N] of the current step
+    opened: _Opened
+
+    def __init__(self, buffer: RolloutBuffer) -> None:
+        self.buffer = buffer
+        self.write_obs = _make_obs_writer(buffer)
+
+    def open(self, t: int) -> _Opened:
+        """
+        :param t: step of the rollout
+        :return: where its actions, values and log-probabilities belong
+        """
+        buffer = self.buffer
+        self.opened = opened = (buffer.actions[t], buffer.values[t], buffer.log_probs[t])
+        return opened
+
+    def close(self, t: int, obs: Any, rewards: np.ndarray, starts: Any) -> None:
+        """
+        :param t: step of the rollout
+        :param obs: observations that were acted on [N, O]
+        :param rewards: what it brought [N]
+        :param starts: whether an episode began with it [N]
+        """
+        buffer = self.buffer
+        self.write_obs(t, obs)
+        buffer.rewards[t] = rewards
+        buffer.episode_starts[t] = starts
+        buffer.pos = t + 1
+        buffer.full = t + 1 == buffer.buffer_size
+
+
+class _AddedRows(_Rows):
+    """Hands rows to the ``add()`` of a user's buffer, in SB3's types."""
+
+    final = True
+
+    def __init__(self, buffer: RolloutBuffer, device: th.device) -> None:
+        self.buffer, self.device = buffer, device
+        whole = isinstance(buffer.action_space, (spaces.Discrete, spaces.MultiDiscrete))
+        self.dtype: type[np.generic] = np.int64 if whole else np.float32
+        # SB3 gives the actions of a Discrete space as [N, 1], all others in the shape of the space.
+        self.shape = (buffer.n_envs, *(buffer.action_space.shape or (1,)))
+
+    def open(self, t: int) -> _Opened:
+        n_envs = self.buffer.n_envs
+        actions = np.empty((n_envs, self.buffer.action_dim), self.dtype)
+        self.opened = opened = (actions, np.empty(n_envs, np.float32), np.empty(n_envs, np.float32))
+        return opened
+
+    def close(self, t: int, obs: Any, rewards: np.ndarray, starts: Any) -> None:
+        actions, *others = self.opened
+        values, log_probs = (th.from_numpy(array).to(self.device) for array in others)
+        self.buffer.add(obs, actions.reshape(self.shape), rewards, starts, values.reshape(-1, 1), log_probs)
+
+
+def _make_obs_writer(buffer: RolloutBuffer) -> Callable[[int, Any], None]:
+    observations: Any = buffer.observations
+    if isinstance(buffer, DictRolloutBuffer):
+        parts = list(observations.items())
+
+        def write_parts(t: int, obs: Any) -> None:
+            for name, array in parts:
+                array[t] = obs[name].reshape(array.shape[1:])
+
+        return write_parts
+    shape = observations.shape[1:]
+
+    def write(t: int, obs: Any) -> None:
+        observations[t] = obs.reshape(shape)  # Discrete observations come as [N]
+
+    return write
+
+
+def _has_own(buffer: RolloutBuffer, method: str, known: tuple[Any, ...]) -> bool:
+    return getattr(type(buffer), method) not in known or method in vars(buffer)
+
+
+# ------------------------------------------------ what lies beyond
+
+
+class _Truncations:
+    """Final observations of episodes that were cut off, until the critic is asked about all of them."""
+
+    def __init__(self, policy: ActorCriticPolicy, gamma: float) -> None:
+        self.policy, self.gamma = policy, gamma
+        self.steps: list[int] = []
+        self.envs: list[int] = []
+        self.final_obs: list[Any] = []
+
+    def note(self, step: int, envs: np.ndarray, final_obs: Any) -> None:
+        """
+        :param step: row of the rollout
+        :param envs: environments whose episode was cut off in it
+        :param final_obs: last observations of all environments [N, O]
+        """
+        self.steps += [step] * len(envs)
+        self.envs += envs.tolist()
+        # Picking rows copies them: the environment may use its memory again.
+        self.final_obs.append(map_observations(lambda array: array[envs], final_obs))
+
+    def add_values_to(self, rewards: np.ndarray) -> None:
+        """
+        Add what the critic expects after the cut to the rewards, as SB3 does (its issue 633), and forget the cuts.
+
+        :param rewards: rewards [T, N]
+        """
+        if not self.steps:
+            return
+        first, *others = self.final_obs
+        joined: Any = (
+            {name: np.concatenate([obs[name] for obs in self.final_obs]) for name in first}
+            if isinstance(first, dict)
+            else np.concatenate([first, *others])
+        )
+        values = [self._values(joined, start) for start in range(0, len(self.steps), _CHUNK)]
+        rewards[self.steps, self.envs] += self.gamma * np.concatenate(values)
+        self.steps, self.envs, self.final_obs = [], [], []
+
+    def _values(self, observations: Any, start: int) -> np.ndarray:
+        chunk = map_observations(lambda array: array[start : start + _CHUNK], observations)
+        with th.no_grad():
+            return self.policy.predict_values(self.policy.obs_to_tensor(chunk)[0]).flatten().cpu().numpy()
+
+
+def _compute_advantages(buffer: RolloutBuffer, last_values: np.ndarray, dones: np.ndarray) -> None:
+    """
+    SB3's ``compute_returns_and_advantage``, the same roundings in two operations a step.
+
+    delta_t = r_t + gamma V_{t+1} (1 - d_t) - V_t, A_t = delta_t + gamma lambda (1 - d_t) A_{t+1}
+    """
+    going_on = 1.0 - np.concatenate([buffer.episode_starts[1:], dones[None].astype(np.float32)])
+    next_values = np.concatenate([buffer.values[1:], last_values[None]])
+    buffer.advantages[...] = buffer.rewards + buffer.gamma * next_values * going_on - buffer.values
+    decays = buffer.gamma * buffer.gae_lambda * going_on
+    later = np.zeros_like(last_values)
+    carried = np.empty_like(last_values)
+    for advantages, decay in zip(buffer.advantages[::-1], decays[::-1], strict=True):
+        np.multiply(decay, later, carried)
+        np.add(advantages, carried, advantages)
+        later = advantages
+    buffer.returns[...] = buffer.advantages + buffer.values
+
+
+# ------------------------------------------------ what keeps a run from this rollout
+
+
+def warn_about_numpy_wrapper(env: VecEnv) -> None:
+    """
+    Warn when one of SB3's wrappers hides the tensor face of the environments inside, which makes rollouts slower.
+
+    :param env: environments of a model
+    """
+    hiding: list[str] = []
+    inner = env
+    while isinstance(inner, VecEnvWrapper) and not isinstance(inner, TensorVecEnv):
+        names = [kind.__name__ for kind in type(inner).__mro__]
+        advice = next((_TWINS[name] for name in names if name in _TWINS), "drop it, or do what it does in the task")
+        hiding.append(f"{names[0]} ({advice})")
+        inner = inner.venv
+    if hiding and isinstance(inner, TensorVecEnv):
+        warnings.warn(
+            f"rollouts of {type(inner).__name__} take SB3's slower way because of {', '.join(hiding)}: such a wrapper "
+            "hides the tensor face of what is inside"
+        )
