@@ -151,7 +151,14 @@ class Columns:
         :param rows: their row indices [B]
         :return: the minibatch
         """
-        batch = plain_minibatch(samples, actions)
+        batch = Minibatch(
+            samples.observations,
+            actions,
+            samples.old_values,
+            samples.old_log_prob,
+            samples.advantages,
+            samples.returns,
+        )
         known = self._known()
         if not known:
             return batch
@@ -175,24 +182,6 @@ class Columns:
 
     def _known(self) -> dict[str, Any]:
         return {name: column for name, column in vars(self).items() if column is not None and name != "valid"}
-
-
-def plain_minibatch(samples: Any, actions: th.Tensor) -> Minibatch:
-    """
-    A buffer's samples as the losses take them.
-
-    :param samples: SB3's RolloutBufferSamples or DictRolloutBufferSamples
-    :param actions: their actions as the policy takes them
-    :return: the minibatch, without anything that SB3's PPO does not know
-    """
-    return Minibatch(
-        samples.observations,
-        actions,
-        samples.old_values,
-        samples.old_log_prob,
-        samples.advantages,
-        samples.returns,
-    )
 
 
 def minibatches(buffer: RolloutBuffer, batch_size: int, columns: Columns) -> Iterator[Minibatch]:

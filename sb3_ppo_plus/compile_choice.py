@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import warnings
 from typing import TYPE_CHECKING
 
 import torch as th
 
-from sb3_ppo_plus.compiled import CannotCompile, CompiledUpdate
+from sb3_ppo_plus.compiled import CannotCompile, CompiledUpdate, warn_of_fallback
 from sb3_ppo_plus.eager import EagerUpdate, UpdateRun
 
 if TYPE_CHECKING:
@@ -32,13 +31,17 @@ def choose_update(model: PPOPlus, run: UpdateRun) -> EagerUpdate:
     if model.compile_update is False:
         return EagerUpdate()
     chosen = model._update_passes
-    if isinstance(chosen, CompiledUpdate) and not chosen.fits(model.policy):
-        chosen = None
+    critic_apart = model.critic_epochs > 0
+    if isinstance(chosen, CompiledUpdate):
+        if chosen.failed:
+            chosen = EagerUpdate(final=True)
+        elif not chosen.fits(model.policy, critic_apart):
+            chosen = None
     if chosen is None or not chosen.final:
         chosen = _choose(model)
     if isinstance(chosen, CompiledUpdate):
         try:
-            chosen.prepare(run, critic=model.critic_epochs > 0)
+            chosen.prepare(run)
         except CannotCompile as reason:
             chosen = _fall_back(reason)
     model._update_passes = chosen
@@ -76,10 +79,7 @@ def _choose(model: PPOPlus) -> EagerUpdate:
 
 
 def _fall_back(reason: CannotCompile) -> EagerUpdate:
-    warnings.warn(
-        f"compile_update: the update cannot be compiled ({reason}); training goes on with the eager update, which "
-        "learns the same and is slower. Pass compile_update=False to silence this"
-    )
+    warn_of_fallback(reason)
     return EagerUpdate(final=True)
 
 

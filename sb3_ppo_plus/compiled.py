@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
@@ -14,12 +16,15 @@ from stable_baselines3.common.preprocessing import is_image_space
 from sb3_ppo_plus import graphs
 from sb3_ppo_plus.eager import EagerUpdate, UpdateRun, train_minibatch
 from sb3_ppo_plus.flat_adam import RATES, FlatAdam, is_plain_adam, why_not_flat
+from sb3_ppo_plus.gathering import why_not_gathered
 from sb3_ppo_plus.graphs import APPROX_KL, FIGURES, NUMBERS, Step, StepKind, padded_width
 from sb3_ppo_plus.machine import torch_threads, update_threads
 from sb3_ppo_plus.plain_policy import PlainPolicy, why_not_plain
 from sb3_ppo_plus.policies import critic_parameters, evaluate
 from sb3_ppo_plus.types import Minibatch
-from sb3_ppo_plus.update import critic_step, ppo_loss
+from sb3_ppo_plus.update import Snapshot, critic_step, ppo_loss
+
+T = TypeVar("T")
 
 # How far the values, log-probabilities and entropies of the policy as a function may be from the policy's own.
 _TOLERANCE = 1e-3
@@ -27,6 +32,18 @@ _TOLERANCE = 1e-3
 
 class CannotCompile(Exception):
     """Says why a model's update cannot be compiled."""
+
+
+def warn_of_fallback(reason: CannotCompile) -> None:
+    """
+    Tell that the update is not compiled, once for a model.
+
+    :param reason: why
+    """
+    warnings.warn(
+        f"compile_update: the update cannot be compiled ({reason}); training goes on with the eager update, which "
+        "learns the same and is slower. Pass compile_update=False to silence this"
+    )
 
 
 class CompiledUpdate(EagerUpdate):
@@ -40,11 +57,14 @@ class CompiledUpdate(EagerUpdate):
 
     def __init__(self, policy: ActorCriticPolicy, critic_apart: bool) -> None:
         super().__init__(final=True)
-        reason = why_not_plain(policy) or why_not_flat(policy)
+        reason = why_not_plain(policy, values_alone=critic_apart) or why_not_flat(policy)
         if reason is not None:
             raise CannotCompile(reason)
+        self.failed = False
         self.plain = PlainPolicy(policy)
+        self._critic_apart = critic_apart
         self._apart = {id(p) for p in critic_parameters(policy)} if critic_apart else set()
+        self._optimizer = policy.optimizer
         self._made_for = _identity(policy)
         self._steps: dict[Any, Step] = {}
         self._use(FlatAdam(policy, self._apart))
@@ -53,49 +73,58 @@ class CompiledUpdate(EagerUpdate):
         self.flat = flat
         self._vectors = (flat.parameters, flat.exp_avg, flat.exp_avg_sq, th.zeros_like(flat.parameters))
 
-    def fits(self, policy: ActorCriticPolicy) -> bool:
+    def fits(self, policy: ActorCriticPolicy, critic_apart: bool) -> bool:
         """
         :param policy: the model's policy of now
-        :return: whether its parameters and its optimizer are those that this was made for
+        :param critic_apart: whether the critic also learns alone
+        :return: whether parameters and optimizer are still what this was made for
         """
-        return _identity(policy) == self._made_for
+        same = self.plain.policy is policy and self._optimizer is policy.optimizer
+        return (
+            same
+            and self._critic_apart == critic_apart
+            and self._made_for == _identity(policy)
+            and self.flat.counts_agree()
+        )
 
     # ------------------------------------------------ compilation
 
-    def prepare(self, run: UpdateRun, critic: bool) -> None:
+    def prepare(self, run: UpdateRun) -> None:
         """
         Compile what this update needs and is not there yet, on copies: nothing of the model moves.
 
         :param run: what the update works with
-        :param critic: whether the critic will learn alone
         :raises CannotCompile: when the compiler refuses, or the policy computes something else than its function
         """
+        reason = why_not_gathered(run.data.buffer)
         if run.batch_size > run.data.n_rows:
-            raise CannotCompile(f"a rollout of {run.data.n_rows} rows has no minibatch of batch_size={run.batch_size}")
+            reason = f"a rollout of {run.data.n_rows} rows has no minibatch of batch_size={run.batch_size}"
+        if reason is not None:
+            raise CannotCompile(reason)
         kind = _kind(run)
-        names = ["policy", "critic"] if critic and is_plain_adam(run.policy.optimizer) else ["policy"]
+        names = ["policy", "critic"] if self._critic_apart and is_plain_adam(run.policy.optimizer) else ["policy"]
         example = run.data.epoch_rows.example(run.batch_size)
         for name in names:
             if _key(name, kind, example) not in self._steps:
-                with run.profile.section("compile"), graphs.checks_kept():
+                with run.profile.section("compile"), graphs.compiling():
                     self._compile(name, kind, run, example)
 
     def _compile(self, name: str, kind: StepKind, run: UpdateRun, example: Minibatch) -> None:
         devices = [run.policy.device] if run.policy.device.type == "cuda" else []
+        buffers = [(buffer, buffer.clone()) for buffer in run.policy.buffers()]
         try:
-            if not self._steps:
-                self._check(run, example)
-            make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
-            step = graphs.compile_step(make(self.plain, self.flat, kind), run.policy.device)
-            numbers, lines = self._numbers(run, 1), _table(1, run.policy.device)
-            copies = [vector.clone() for vector in self._vectors]
             with th.random.fork_rng(devices), self._threads(run):
-                step(*copies, numbers[0], example, lines[0])
-        except CannotCompile:
-            raise
-        except Exception as error:
-            said = str(error).strip().splitlines()
-            raise CannotCompile(f"{type(error).__name__}: {said[0] if said else 'no message'}") from error
+                if not self._steps:
+                    self._check(run, example)
+                make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
+                step = graphs.compile_step(make(self.plain, self.flat, kind), run.policy.device)
+                self.flat.gather(moments=is_plain_adam(run.policy.optimizer))
+                numbers, lines = self._numbers(run, 1), _table(1, run.policy.device)
+                _call(step, *(vector.clone() for vector in self._vectors), numbers[0], example, lines[0])
+        finally:
+            with th.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
         self._steps[_key(name, kind, example)] = step
 
     def _check(self, run: UpdateRun, example: Minibatch) -> None:
@@ -127,6 +156,39 @@ class CompiledUpdate(EagerUpdate):
         :param run: what the update works with
         :return: whether the KL of a minibatch ended it early
         """
+        return self._or_eagerly(run, self._train_epoch, super().train_epoch)
+
+    def train_critic(self, run: UpdateRun) -> None:
+        """
+        One pass over the rollout in which only the critic learns.
+
+        :param run: what the update works with
+        """
+        compiled = self._train_critic if is_plain_adam(run.policy.optimizer) else super().train_critic
+        self._or_eagerly(run, compiled, super().train_critic)
+
+    def _or_eagerly(self, run: UpdateRun, compiled: Callable[[UpdateRun], T], eagerly: Callable[[UpdateRun], T]) -> T:
+        """
+        Make a pass on graphs. Should one of them not fit any more, the pass is made again from where it began, eagerly,
+        and so are all that follow.
+        """
+        if self.failed:
+            return eagerly(run)
+        draws = np.random.get_state(), th.get_rng_state()  # noqa: NPY002
+        before = None if _kind(run).takes_step else Snapshot(run.policy)
+        try:
+            return compiled(run)
+        except CannotCompile as reason:
+            warn_of_fallback(reason)
+            self.failed = True
+        np.random.set_state(draws[0])  # noqa: NPY002
+        th.set_rng_state(draws[1])
+        if before is not None:
+            before.restore(run.policy)
+        run.metrics.forget_epoch()
+        return eagerly(run)
+
+    def _train_epoch(self, run: UpdateRun) -> bool:
         with run.profile.section("minibatches"), self._threads(run):
             kind = _kind(run)
             stopped, last = (self._take_steps if kind.takes_step else self._take_gradients)(run, kind)
@@ -144,7 +206,8 @@ class CompiledUpdate(EagerUpdate):
         measured = taken = 0
         stopped, last = False, None
         step: Step | None = None
-        with ExitStack() as guards:
+        with ExitStack() as stance:
+            stance.enter_context(graphs.without_compiling())
             for batch in run.data.epoch_rows.minibatches(run.batch_size):
                 if len(batch.returns) < run.batch_size:
                     last = batch
@@ -152,10 +215,10 @@ class CompiledUpdate(EagerUpdate):
                 run.profile.switch("gradient")
                 if step is None:
                     step = self._steps[_key("policy", kind, batch)]
-                    step(*self._vectors, numbers[taken], batch, lines[measured])
-                    guards.enter_context(graphs.without_guards())
+                    _call(step, *self._vectors, numbers[taken], batch, lines[measured])
+                    stance.enter_context(graphs.without_guards())
                 else:
-                    step(*self._vectors, numbers[taken], batch, lines[measured])
+                    _call(step, *self._vectors, numbers[taken], batch, lines[measured])
                 measured += 1
                 if kind.stops and run.stop.exceeded(float(lines[measured - 1][APPROX_KL])):
                     stopped = True
@@ -179,7 +242,8 @@ class CompiledUpdate(EagerUpdate):
             run.profile.switch("gradient")
             self.flat.gather(moments=False)
             line = _table(1, run.policy.device)[0]
-            self._steps[_key("policy", kind, batch)](*self._vectors, numbers, batch, line)
+            with graphs.without_compiling():
+                _call(self._steps[_key("policy", kind, batch)], *self._vectors, numbers, batch, line)
             stopped = kind.stops and run.stop.exceeded(float(line[APPROX_KL]))
             _note(run, kind, [line], 0 if stopped else 1)
             if stopped:
@@ -191,18 +255,10 @@ class CompiledUpdate(EagerUpdate):
             run.profile.switch("minibatches")
         return False, None
 
-    def train_critic(self, run: UpdateRun) -> None:
-        """
-        One pass over the rollout in which only the critic learns.
-
-        :param run: what the update works with
-        """
-        if not is_plain_adam(run.policy.optimizer):
-            super().train_critic(run)
-            return
+    def _train_critic(self, run: UpdateRun) -> None:
         kind = _kind(run)
         last, taken = None, 0
-        with run.profile.section("minibatches"), self._threads(run):
+        with run.profile.section("minibatches"), self._threads(run), graphs.without_compiling():
             self.flat.gather()
             numbers = self._numbers(run, run.data.n_rows // run.batch_size)
             line = _table(1, run.policy.device)[0]
@@ -211,7 +267,7 @@ class CompiledUpdate(EagerUpdate):
                     last = batch
                     break
                 run.profile.switch("gradient")
-                self._steps[_key("critic", kind, batch)](*self._vectors, numbers[taken], batch, line)
+                _call(self._steps[_key("critic", kind, batch)], *self._vectors, numbers[taken], batch, line)
                 taken += 1
                 run.profile.switch("minibatches")
             self.flat.scatter(taken, moved=[index for index, apart in enumerate(self.flat.is_apart) if apart])
@@ -253,8 +309,29 @@ def _key(name: str, kind: StepKind, batch: Minibatch) -> Any:
 
 
 def _identity(policy: ActorCriticPolicy) -> Any:
-    """What a graph was written for: these very parameters, trained or not, and this optimizer."""
-    return id(policy), id(policy.optimizer), tuple((id(p), p.requires_grad) for p in policy.parameters())
+    """What a graph was written for: these very parameters, trained or not, and what the optimizer does with them."""
+    parameters = [
+        (id(p), p.requires_grad, p.dtype, p.device, bool(p._backward_hooks or p._post_accumulate_grad_hooks))
+        for p in policy.parameters()
+    ]
+    options = ("betas", "eps", "weight_decay", "decoupled_weight_decay")
+    groups = [
+        ([id(p) for p in group["params"]], [group.get(option) for option in options])
+        for group in policy.optimizer.param_groups
+    ]
+    return parameters, groups
+
+
+def _call(step: Step, *arguments: Any) -> None:
+    """Run a graph, and say in one line what is wrong with it."""
+    try:
+        step(*arguments)
+    except Exception as error:
+        innermost: BaseException = error
+        while innermost.__cause__ is not None:
+            innermost = innermost.__cause__
+        said = [line.strip() for line in str(innermost).splitlines() if line.strip()]
+        raise CannotCompile(f"{type(innermost).__name__}: {said[0] if said else 'no message'}") from error
 
 
 def _table(n_steps: int, device: th.device) -> list[th.Tensor]:

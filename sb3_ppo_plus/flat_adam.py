@@ -55,12 +55,14 @@ def why_not_flat(policy: ActorCriticPolicy) -> str | None:
     :return: what is in the way, None when nothing is
     """
     trained = [p for p in policy.parameters() if p.requires_grad]
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in trained):
+        return "its parameters have hooks on their gradients"
     kinds = {(p.dtype, p.device) for p in trained}
     if kinds != {(th.float32, policy.device)}:
         return f"its parameters are not all float32 on one device: {sorted(map(str, kinds))}"
-    known = {id(p) for group in policy.optimizer.param_groups for p in group["params"]}
-    if any(id(p) not in known for p in trained):
-        return "its optimizer does not have all of its parameters"
+    known = {id(p) for group in policy.optimizer.param_groups for p in group["params"] if p.requires_grad}
+    if known != {id(p) for p in trained}:
+        return "its optimizer has other parameters than the policy"
     return None
 
 
@@ -71,7 +73,7 @@ def is_plain_adam(optimizer: th.optim.Optimizer) -> bool:
     """
     if type(optimizer) not in (th.optim.Adam, th.optim.AdamW):
         return False
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks or "step" in vars(optimizer):
         return False
     variants = ("amsgrad", "maximize", "capturable", "differentiable")
     return not any(group.get(name) for group in optimizer.param_groups for name in variants)
@@ -96,13 +98,14 @@ class FlatAdam:
             for name, parameter in module.named_parameters(prefix, recurse=False, remove_duplicate=False):
                 names.setdefault(id(parameter), []).append(name)
         groups = policy.optimizer.param_groups
-        sorted_parts = [
-            (index, [p for p in group["params"] if _moves(p, without) and (id(p) in apart) == is_apart])
-            for index, group in enumerate(groups)
-            for is_apart in (False, True)
-        ]
+        # Adam counts steps by parameter: those that were frozen for a while are behind the others.
+        parts: dict[tuple[int, bool, float], list[th.nn.Parameter]] = {}
+        for index, group in enumerate(groups):
+            for p in group["params"]:
+                if p.requires_grad and id(p) not in without:
+                    parts.setdefault((index, id(p) in apart, _steps_of(policy, p)), []).append(p)
         #: parameters in the order of the vectors
-        self.owners: list[th.nn.Parameter] = [p for _, part in sorted_parts for p in part]
+        self.owners: list[th.nn.Parameter] = [p for part in parts.values() for p in part]
         self.names = [names[id(p)] for p in self.owners]
         self.shapes = [tuple(p.shape) for p in self.owners]
         self.sizes = [p.numel() for p in self.owners]
@@ -111,13 +114,12 @@ class FlatAdam:
         self.is_apart: list[bool] = []
         self._of_segment: list[list[th.nn.Parameter]] = []
         start = 0
-        for number, (index, part) in enumerate(sorted_parts):
-            if part:
-                size = sum(p.numel() for p in part)
-                self.segments.append(_segment(start, size, index, policy.optimizer))
-                self.is_apart.append(number % 2 == 1)
-                self._of_segment.append(part)
-                start += size
+        for (index, is_apart, _), part in parts.items():
+            size = sum(p.numel() for p in part)
+            self.segments.append(_segment(start, size, index, policy.optimizer))
+            self.is_apart.append(is_apart)
+            self._of_segment.append(part)
+            start += size
         self.parameters, self.exp_avg, self.exp_avg_sq = (th.zeros(start, device=policy.device) for _ in range(3))
         pieces = [vector.split(self.sizes) for vector in (self.parameters, self.exp_avg, self.exp_avg_sq)]
         self._views = list(zip(*pieces, strict=True))
@@ -143,7 +145,11 @@ class FlatAdam:
                     exp_avg.zero_()
                     exp_avg_sq.zero_()
         if moments:
-            self._steps = [float(state[part[0]]["step"]) if state.get(part[0]) else 0.0 for part in self._of_segment]
+            self._steps = [_steps_of(self.policy, part[0]) for part in self._of_segment]
+
+    def counts_agree(self) -> bool:
+        """:return: whether Adam has still counted the same steps for all parameters of a segment"""
+        return all(len({_steps_of(self.policy, p) for p in part}) == 1 for part in self._of_segment)
 
     def set_gradients(self, gradient: th.Tensor) -> None:
         """
@@ -175,7 +181,8 @@ class FlatAdam:
                     owner.copy_(parameter.view_as(owner))
                     known = state[owner]
                     if not known:
-                        known["step"] = th.tensor(0.0)
+                        fused = self.policy.optimizer.param_groups[self.segments[index].group].get("fused")
+                        known["step"] = th.zeros((), device=owner.device if fused else None)
                         known["exp_avg"], known["exp_avg_sq"] = th.zeros_like(owner), th.zeros_like(owner)
                     known["step"].fill_(self._steps[index])
                     known["exp_avg"].copy_(exp_avg.view_as(owner))
@@ -245,8 +252,10 @@ def adam_step(
     return parameters - rates[0] * (exp_avg / denominator), exp_avg, exp_avg_sq
 
 
-def _moves(parameter: th.nn.Parameter, without: Collection[int]) -> bool:
-    return parameter.requires_grad and id(parameter) not in without
+def _steps_of(policy: ActorCriticPolicy, parameter: th.nn.Parameter) -> float:
+    """How many steps the optimizer has counted for a parameter; 0 where it does not count."""
+    state = policy.optimizer.state.get(parameter) or {}
+    return float(state.get("step", 0.0))
 
 
 def _segment(start: int, size: int, group: int, optimizer: th.optim.Optimizer) -> Segment:

@@ -10,11 +10,27 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 
-from sb3_ppo_plus.buffers import Columns, RowsMixin, flatten_rows, minibatches, plain_minibatch, policy_actions
+from sb3_ppo_plus.buffers import Columns, RowsMixin, flatten_rows, policy_actions
 from sb3_ppo_plus.types import Minibatch
 
 # What is gathered at once: small enough to stay in a processor's cache, large enough that the calls do not count.
 _BLOCK_BYTES = 4 * 2**20
+
+
+def why_not_gathered(buffer: RolloutBuffer) -> str | None:
+    """
+    Look whether a buffer's minibatches are rows of its arrays in SB3's random order.
+
+    :param buffer: rollout buffer made by ``with_rows``
+    :return: what is different, None when nothing is
+    """
+    assert isinstance(buffer, RowsMixin)
+    if type(buffer).get not in (RolloutBuffer.get, DictRolloutBuffer.get):
+        return f"{type(buffer).__name__} overrides get()"
+    reads = super(RowsMixin, buffer)._get_samples.__func__  # type: ignore[attr-defined]
+    if reads not in (RolloutBuffer._get_samples, DictRolloutBuffer._get_samples):
+        return f"{type(buffer).__name__} overrides _get_samples()"
+    return None
 
 
 class EpochRows:
@@ -22,21 +38,14 @@ class EpochRows:
     A rollout's rows as tensors in the buffer's flat order, to be shuffled and cut into minibatches.
 
     The draws are those of SB3's buffers, so that an epoch sees the same minibatches with and without this class.
-    Buffers that shuffle in a way of their own are asked for each minibatch.
 
-    :param buffer: full rollout buffer made by ``with_rows``
+    :param buffer: full rollout buffer for which :func:`why_not_gathered` has nothing to say
     :param columns: what the update adds to the rows
     """
 
     def __init__(self, buffer: RolloutBuffer, columns: Columns) -> None:
         self.buffer = buffer
         self.columns = columns
-        own: Any = type(buffer)
-        self._shuffles_like_sb3 = own.get in (RolloutBuffer.get, DictRolloutBuffer.get)
-        self._reads_like_sb3 = own.__mro__[2]._get_samples in (
-            RolloutBuffer._get_samples,
-            DictRolloutBuffer._get_samples,
-        )
         self._rows: Minibatch | None = None
 
     def minibatches(self, batch_size: int) -> Iterator[Minibatch]:
@@ -46,9 +55,6 @@ class EpochRows:
         :param batch_size: rows of a minibatch (B); the last one may be smaller
         :return: minibatches
         """
-        if not self._shuffles_like_sb3:
-            yield from minibatches(self.buffer, batch_size, self.columns)
-            return
         flatten_rows(self.buffer)
         rows = self._join()
         n_rows = len(rows.returns)
@@ -56,8 +62,7 @@ class EpochRows:
         at = th.as_tensor(order, device=rows.returns.device)
         block = batch_size * max(1, _BLOCK_BYTES // max(1, _row_bytes(rows) * batch_size))
         for start in range(0, n_rows, block):
-            here = at[start : start + block]
-            cut = _split(take(rows, here), batch_size)
+            cut = _split(take(rows, at[start : start + block]), batch_size)
             for index, batch in enumerate(cut):
                 begin = start + index * batch_size
                 if self._counts(order[begin : begin + batch_size]):
@@ -70,11 +75,6 @@ class EpochRows:
         :param batch_size: rows of the minibatch (B)
         :return: minibatch that looks like those of an epoch
         """
-        if not self._shuffles_like_sb3:
-            state = np.random.get_state()  # noqa: NPY002
-            found = next(minibatches(self.buffer, batch_size, self.columns))
-            np.random.set_state(state)  # noqa: NPY002
-            return found
         flatten_rows(self.buffer)
         rows = self._join()
         return take(rows, th.arange(batch_size, device=rows.returns.device))
@@ -90,11 +90,6 @@ class EpochRows:
 
     def _read(self) -> Minibatch:
         buffer, device = self.buffer, self.buffer.device
-        if not self._reads_like_sb3:
-            assert isinstance(buffer, RowsMixin)
-            samples = buffer._get_samples(np.arange(buffer.buffer_size * buffer.n_envs))
-            buffer.drawn_rows()
-            return plain_minibatch(samples, policy_actions(buffer, samples.actions))
 
         def tensor(array: np.ndarray) -> th.Tensor:
             # policies compute in single precision; half the bytes to gather

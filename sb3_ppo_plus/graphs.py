@@ -8,6 +8,7 @@ tensor, so that a schedule never makes the graph anew.
 
 from __future__ import annotations
 
+import logging
 import types
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -159,29 +160,49 @@ def compile_step(step: Step, device: th.device, backend: str = "inductor") -> St
     options: dict[str, Any] = {}
     if backend == "inductor":
         # On the CPU the calls between kernels in C++ as well: a fifth of the time of a step on small networks.
-        options = {"options": {"size_asserts": False, "cpp_wrapper": device.type == "cpu"}}
+        # Networks that draw numbers in training draw those of the eager update.
+        own_options = {"size_asserts": False, "fallback_random": True, "cpp_wrapper": device.type == "cpu"}
+        options = {"options": own_options}
     compiled: Step = th.compile(own, backend=backend, fullgraph=True, dynamic=False, **options)
     return compiled
 
 
 @contextmanager
-def checks_kept() -> Iterator[None]:
+def compiling() -> Iterator[None]:
     """
-    Inside, torch.compile may switch off the checks of all distributions, which it does once a process; after it they
-    are as before, so that SB3's policies still raise their error when a parameter has become NaN.
+    For compilation, which leaves traces in the process.
+
+    It switches off the checks of all distributions; afterwards they are as before, so that SB3's policies still raise
+    their error when a parameter has become NaN. And it logs the whole way to an error, of which one warning tells.
     """
     checks = th.distributions.Distribution._validate_args
+    loggers = [logging.getLogger(name) for name in ("torch._dynamo", "torch._subclasses", "torch._inductor")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
         th.distributions.Distribution.set_default_validate_args(checks)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def without_compiling() -> AbstractContextManager[Any]:
+    """
+    Inside, a compiled function raises where what it was compiled for has changed, instead of compiling once more.
+
+    :return: context
+    """
+    stance: AbstractContextManager[Any] = th.compiler.set_stance("fail_on_recompile")
+    return stance
 
 
 def without_guards() -> AbstractContextManager[Any]:
     """
     Inside, compiled functions do not look again whether what they were compiled for has changed.
 
-    Only for the steps of one epoch after the first: nothing of the user's runs between them.
+    Only for the steps of one epoch after the first: nothing of the user's runs between them but the networks.
 
     :return: context
     """

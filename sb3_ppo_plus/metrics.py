@@ -18,12 +18,21 @@ class UpdateMetrics:
         # scalars, or several of them in a row [k]
         self._epochs: list[dict[str, list[th.Tensor]]] = []
         self._ratios: list[th.Tensor] = []
+        self._ratios_before = 0
         self.gradient_steps = 0
         self.undone_epochs = 0
 
     def start_epoch(self) -> None:
         """Mark where an epoch's minibatches begin."""
         self._epochs.append(defaultdict(list))
+        self._ratios_before = len(self._ratios)
+
+    def forget_epoch(self) -> None:
+        """Leave out what was noted since the current epoch began, which is then done again."""
+        steps = sum(column.numel() for column in self._epochs[-1].get("grad_norm", []))
+        self.gradient_steps -= steps
+        self._epochs[-1] = defaultdict(list)
+        del self._ratios[self._ratios_before :]
 
     def add_terms(self, terms: LossTerms, row_kl: bool, ratios: bool) -> None:
         """

@@ -42,14 +42,15 @@ _OWN_DISTRIBUTIONS = (
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
 
-def why_not_plain(policy: ActorCriticPolicy) -> str | None:
+def why_not_plain(policy: ActorCriticPolicy, values_alone: bool = False) -> str | None:
     """
     Look whether a policy evaluates actions the way SB3's own does; its networks may be anything.
 
     :param policy: actor-critic policy
+    :param values_alone: whether its values are also asked for without actions
     :return: what is different, None when nothing is
     """
-    for name in _OWN_METHODS:
+    for name in (*_OWN_METHODS, *(["predict_values"] if values_alone else [])):
         if getattr(type(policy), name) is not getattr(ActorCriticPolicy, name):
             return f"{type(policy).__name__} overrides {name}()"
     if type(policy.action_dist) not in _OWN_DISTRIBUTIONS:

@@ -118,7 +118,7 @@ def _check_choices(s: Mapping[str, Any]) -> None:
         raise InvalidArgument("vf_loss='max' compares clipped and unclipped errors; give clip_range_vf, e.g. 0.2")
     if s["kl_stop"] != "minibatch" and s["target_kl"] is None:
         raise InvalidArgument(f"kl_stop={s['kl_stop']!r} needs the KL to stop at; give target_kl, e.g. 0.02")
-    if s["compile_update"] not in (False, True, "auto"):
+    if not isinstance(s["compile_update"], bool) and s["compile_update"] != "auto":
         raise InvalidArgument(f"compile_update={s['compile_update']!r} is unknown; choose False, True or 'auto'")
     if not s["normalize_advantage"] and s["advantage_scope"] in ("batch", "env"):
         raise InvalidArgument(

@@ -8,7 +8,7 @@ import sys
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from sb3_ppo_plus import __version__
 from sb3_ppo_plus.errors import InvalidArgument
@@ -76,15 +76,32 @@ def _dispatch(words: list[str]) -> int:
         close = get_close_matches(unknown[0].partition("=")[0], options, n=1)
         hint = f"did you mean {close[0]}?" if close else f"see `{parser.prog} --help`"
         raise InvalidArgument(f"unknown argument {unknown[0]!r}; {hint}")
-    logging.basicConfig(
-        level=logging.DEBUG if args.debug else logging.WARNING, format="%(levelname)s: %(message)s", stream=sys.stderr
-    )
-    if args.debug:
+    _set_up_logging(args.debug)
+    _find_modules_here()
+    return command.run(args)
+
+
+class _CurrentStderr(logging.StreamHandler[Any]):
+    """Standard error as it is at the time of writing: a live progress bar puts its own in place while it runs."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, stream: Any) -> None:
+        pass
+
+
+def _set_up_logging(debug: bool) -> None:
+    level = logging.DEBUG if debug else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s: %(message)s", handlers=[_CurrentStderr()])
+    # What was chosen for the user is said in one line.
+    logging.getLogger("sb3_ppo_plus.compile_choice").setLevel(min(level, logging.INFO))
+    if debug:
         # The libraries' own debug lines drown ours.
         for library in ("matplotlib", "PIL", "OpenGL", "imageio"):
             logging.getLogger(library).setLevel(logging.INFO)
-    _find_modules_here()
-    return command.run(args)
 
 
 def _find_modules_here() -> None:

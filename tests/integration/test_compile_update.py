@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import logging
@@ -15,6 +16,7 @@ import pytest
 import torch as th
 from helpers import assert_same_tensors, make_model, tensors_of
 from stable_baselines3 import PPO
+from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
@@ -144,7 +146,157 @@ def test_parameters_set_between_updates_are_learned_from(graphs_made: list[Any])
     assert close(*results)
 
 
+# ------------------------------------------------ what changes between two calls of learn()
+
+
+def change_epsilon(model: PPOPlus) -> None:
+    model.policy.optimizer.param_groups[0]["eps"] = 0.1
+
+
+def change_decay(model: PPOPlus) -> None:
+    model.policy.optimizer.param_groups[0]["weight_decay"] = 0.5
+
+
+def freeze(model: PPOPlus) -> None:
+    model.policy.mlp_extractor.requires_grad_(False)
+
+
+def new_optimizer(model: PPOPlus) -> None:
+    model.policy.optimizer = th.optim.Adam(model.policy.parameters(), lr=1e-3, eps=1e-3)
+
+
+def clamp_after_each_step(model: PPOPlus) -> None:
+    step = model.policy.optimizer.step
+    model.policy.optimizer.step = lambda: (step(), model.policy.log_std.data.clamp_(max=-0.1))
+
+
+def hold_a_gradient(model: PPOPlus) -> None:
+    model.policy.action_net.weight.register_hook(th.zeros_like)
+
+
+def more_for_the_critic(model: PPOPlus) -> None:
+    model.critic_epochs = 2
+
+
+CHANGES = [
+    change_epsilon,
+    change_decay,
+    freeze,
+    new_optimizer,
+    clamp_after_each_step,
+    hold_a_gradient,
+    more_for_the_critic,
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.filterwarnings("ignore:compile_update")
+def test_what_a_user_changes_is_followed(change: Any, graphs_made: list[Any]) -> None:
+    results = []
+    for compiled in (False, True):
+        model = make_model(compile_update=compiled).learn(64)
+        change(model)
+        results.append(model.learn(128))
+    assert close(*results)
+
+
+def test_parameters_that_join_later_have_their_own_count_of_steps(graphs_made: list[Any]) -> None:
+    results = []
+    for compiled in (False, True):
+        model = make_model(compile_update=compiled)
+        model.policy.mlp_extractor.requires_grad_(False)
+        model.learn(128)
+        model.policy.mlp_extractor.requires_grad_(True)
+        results.append(model.learn(128))
+    assert is_compiled(results[1])
+    assert close(*results)
+
+
+def test_a_head_that_was_replaced_is_told_and_learns(graphs_made: list[Any]) -> None:
+    results = []
+    for compiled in (False, True):
+        model = make_model(compile_update=compiled).learn(64)
+        th.manual_seed(0)
+        model.policy.value_net = th.nn.Linear(16, 1)
+        model.policy.optimizer.add_param_group({"params": model.policy.value_net.parameters()})
+        with pytest.warns(UserWarning, match="other parameters") if compiled else contextlib.nullcontext():
+            results.append(model.learn(64))
+    states = [model.policy.state_dict() for model in results]
+    assert all(th.allclose(states[0][name], states[1][name], 1e-3, 1e-5) for name in states[0])
+
+
+class Scaled(BaseFeaturesExtractor):
+    """Computes with a number of Python that somebody may change."""
+
+    def __init__(self, observation_space: gym.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+        self.scale = 1.0
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations * self.scale
+
+
+def test_a_network_that_changes_in_python_is_not_compiled_again_and_again(graphs_made: list[Any]) -> None:
+    results = []
+    for compiled in (False, True):
+        model = make_model(compile_update=compiled, policy_kwargs={"features_extractor_class": Scaled}).learn(64)
+        model.policy.features_extractor.scale = 0.5
+        with pytest.warns(UserWarning, match="cannot be compiled") if compiled else contextlib.nullcontext():
+            model.learn(64)
+        results.append(model.learn(64))
+    assert len(graphs_made) == 1
+    assert close(*results)
+
+
 # ------------------------------------------------ what cannot be compiled
+
+
+class Spectral(BaseFeaturesExtractor):
+    """Its buffers change in every forward pass of training."""
+
+    def __init__(self, observation_space: gym.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=4)
+        self.layer = th.nn.utils.parametrizations.spectral_norm(th.nn.Linear(3, 4))
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return self.layer(observations)
+
+
+def test_compilation_moves_nothing(graphs_made: list[Any]) -> None:
+    overrides = {"policy_kwargs": {"features_extractor_class": Spectral}}
+    assert close(make_model(compile_update=True, **overrides).learn(192), make_model(**overrides).learn(192))
+
+
+class Noisy(BaseFeaturesExtractor):
+    """Draws whenever it is asked, so that no two answers are equal."""
+
+    def __init__(self, observation_space: gym.spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        return observations + 0.1 * th.randn_like(observations)
+
+
+class OwnRows(RolloutBuffer):
+    """Normalizes the returns of each minibatch."""
+
+    def _get_samples(self, *args: Any, **kwargs: Any) -> Any:
+        samples = super()._get_samples(*args, **kwargs)
+        return samples._replace(returns=(samples.returns - samples.returns.mean()) / samples.returns.std())
+
+
+class OwnOrder(RolloutBuffer):
+    """Gives its rows in minibatches of a size of its own."""
+
+    def get(self, batch_size: int | None = None) -> Any:
+        yield from super().get(20)
+
+
+class OwnValues(ActorCriticPolicy):
+    """Thinks otherwise when it is asked for values alone."""
+
+    def predict_values(self, obs: Any) -> th.Tensor:
+        return super().predict_values(obs) * 0.1
 
 
 class OwnEvaluation(ActorCriticPolicy):
@@ -182,8 +334,12 @@ class Normalizing(BaseFeaturesExtractor):
         {"policy": OwnEvaluation},
         {"policy_kwargs": {"features_extractor_class": AsksForValues}},
         {"policy_kwargs": {"features_extractor_class": Normalizing}},
+        {"policy_kwargs": {"features_extractor_class": Noisy}},
+        {"rollout_buffer_class": OwnRows},
+        {"rollout_buffer_class": OwnOrder},
+        {"policy": OwnValues, "critic_epochs": 1},
     ],
-    ids=["evaluation of its own", "branches on values", "batch statistics"],
+    ids=["evaluation", "branches on values", "batch statistics", "noise", "rows", "order", "values"],
 )
 def test_what_cannot_be_compiled_learns_eagerly_after_one_warning(
     overrides: dict[str, Any], graphs_made: list[Any]
@@ -244,7 +400,7 @@ def test_false_never_asks(monkeypatch: pytest.MonkeyPatch) -> None:
     make_model().learn(64)
 
 
-@pytest.mark.parametrize("value", ["yes", 2, None])
+@pytest.mark.parametrize("value", ["yes", 2, 0, None])
 def test_an_unknown_choice_is_refused(value: Any) -> None:
     with pytest.raises(InvalidArgument, match=r"compile_update=.*choose False, True or 'auto'"):
         make_model(compile_update=value)

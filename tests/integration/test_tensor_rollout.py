@@ -415,7 +415,10 @@ def test_a_buffer_without_this_packages_rows_is_filled_too() -> None:
 # ------------------------------------------------ NaN
 
 
-def test_an_environment_that_gives_nan_is_noticed_at_the_next_action() -> None:
+def test_an_environment_that_gives_nan_is_noticed_at_the_next_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    # torch.compile switches the checks of distributions off, for the whole process.
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
+
     class Broken(PointMass):
         def observe(self) -> th.Tensor:
             return super().observe() / (0.0 if self.lengths.max() == 5 else 1.0) * 0.0

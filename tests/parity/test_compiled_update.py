@@ -13,6 +13,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from helpers import learn_and_record, tensors_of
+from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 from sb3_ppo_plus import PPOPlus, graphs
@@ -56,6 +57,18 @@ class Extractor(BaseFeaturesExtractor):
         return th.relu(self.learns(observations)) + self.frozen(observations)
 
 
+class Drawing(BaseFeaturesExtractor):
+    """Draws in training only: noise, and dropout."""
+
+    def __init__(self, observation_space: spaces.Box) -> None:
+        super().__init__(observation_space, features_dim=3)
+        self.dropout = th.nn.Dropout(0.2)
+
+    def forward(self, observations: th.Tensor) -> th.Tensor:
+        noise = 0.1 * th.randn_like(observations) if self.training else 0.0
+        return self.dropout(observations + noise)
+
+
 class Convolutions(BaseFeaturesExtractor):
     """A small CNN."""
 
@@ -72,6 +85,8 @@ class Convolutions(BaseFeaturesExtractor):
 
 def make(compiled: bool, observations: spaces.Space = BOX, actions: spaces.Space = MOTORS, **overrides: Any) -> PPOPlus:
     invalid = overrides.pop("invalid", False)
+    if "reference_policy" in overrides:
+        overrides["reference_policy"] = PPO("MlpPolicy", Anything(BOX, MOTORS), seed=9, n_steps=64)
     policy = "MultiInputPolicy" if isinstance(observations, spaces.Dict) else "MlpPolicy"
     arguments: dict[str, Any] = {
         "policy": policy,
@@ -119,6 +134,7 @@ POLICIES: dict[str, dict[str, Any]] = {
     "own extractor": kwargs(features_extractor_class=Extractor),
     "gSDE": {"use_sde": True},
     "gSDE squashed": {"use_sde": True, **kwargs(squash_output=True, use_expln=True, full_std=False)},
+    "draws in training": kwargs(features_extractor_class=Drawing),
     "AdamW": kwargs(optimizer_class=th.optim.AdamW, optimizer_kwargs={"weight_decay": 0.1}),
     "Adam with decay": kwargs(optimizer_kwargs={"weight_decay": 0.1}),
     "SGD": kwargs(optimizer_class=th.optim.SGD, optimizer_kwargs={"momentum": 0.9}),
@@ -152,6 +168,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
     "critic epochs, shared CNN": {**POLICIES["CnnPolicy"], "critic_epochs": 1},
     "rows that do not count": {"invalid": True},
     "rows that do not count, by environment": {"invalid": True, "advantage_scope": "env", "vf_loss": "huber"},
+    "leash to a reference": {"reference_policy": ..., "reference_kl_coef": 0.5},
     "schedules": {"learning_rate": "lin_1e-3", "clip_range": "lin_0.3", "ent_coef": "lin_0.01", "clip_range_vf": 0.5},
     "no diagnostics": {"log_diagnostics": False},
 }
@@ -212,6 +229,8 @@ def test_every_policy_with_the_compiler(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXTRAS)
-def test_every_extra_with_the_compiler(name: str) -> None:
+@pytest.mark.parametrize(
+    "name", ["adaptive KL penalty", "critic epochs", "rows that do not count", "rate by minibatch"]
+)
+def test_every_kind_of_extra_with_the_compiler(name: str) -> None:
     assert_learns_the_same(EXTRAS[name])

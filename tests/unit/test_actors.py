@@ -215,6 +215,13 @@ def test_parameters_that_change_between_steps_are_followed() -> None:
 # ------------------------------------------------ NaN
 
 
+@pytest.fixture
+def checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distributions check their parameters; torch.compile switches that off for the whole process."""
+    monkeypatch.setattr(th.distributions.Distribution, "_validate_args", True)
+
+
+@pytest.mark.usefixtures("checks")
 def test_a_policy_that_has_become_nan_raises_sb3s_error_at_once() -> None:
     policy = make_policy()
     with th.no_grad():
@@ -225,6 +232,7 @@ def test_a_policy_that_has_become_nan_raises_sb3s_error_at_once() -> None:
         actor.act(observations(policy, 4, 1)[0], *rows(policy, 4))
 
 
+@pytest.mark.usefixtures("checks")
 @pytest.mark.parametrize("name", ["box", "discrete", "multidiscrete", "multibinary"])
 def test_an_observation_that_is_nan_raises_sb3s_error(name: str) -> None:
     policy = make_policy(ACTIONS[name])
