@@ -182,7 +182,7 @@ def move_after_rollout(model: PPOPlus, metrics: UpdateMetrics, measured: Measure
         if controller.every != "rollout":
             continue
         if name == "ent_coef":
-            controller.update(metrics.mean("entropy"))
+            controller.update(-metrics.mean("entropy_loss"))
         elif measured is not None:
             signal = measured.reference_kl if name == "reference_kl_coef" else measured.kl
             assert signal is not None

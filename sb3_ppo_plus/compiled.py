@@ -345,9 +345,7 @@ def _note(run: UpdateRun, kind: StepKind, lines: list[th.Tensor], taken: int) ->
         return
     columns = dict(zip(FIGURES, th.stack(lines)[:, : len(FIGURES)].unbind(1), strict=True))
     columns["grad_norm"] = columns["grad_norm"][:taken]
-    low, high = columns.pop("ratio_min"), columns.pop("ratio_max")
-    if run.ratios:
-        run.metrics.add_ratios(th.cat([low, high]))
-    if not kind.row_kl:
-        del columns["kl"]
+    unwanted = [] if run.ratios else ["ratio_min", "ratio_max"]
+    for name in unwanted if kind.row_kl else [*unwanted, "kl"]:
+        del columns[name]
     run.metrics.add_columns(columns, taken)

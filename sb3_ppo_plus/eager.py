@@ -8,7 +8,6 @@ from typing import NamedTuple
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus import update
-from sb3_ppo_plus.buffers import minibatches
 from sb3_ppo_plus.controllers import KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.policies import evaluate
@@ -72,7 +71,7 @@ class EagerUpdate:
         :return: whether the KL of a minibatch ended it early
         """
         with run.profile.section("minibatches"):
-            for batch in minibatches(run.data.buffer, run.batch_size, run.data.columns):
+            for batch in run.data.minibatches(run.batch_size):
                 run.profile.switch("gradient")
                 if train_minibatch(run, batch):
                     return True
@@ -86,7 +85,7 @@ class EagerUpdate:
         :param run: what the update works with
         """
         with run.profile.section("minibatches"):
-            for batch in minibatches(run.data.buffer, run.batch_size, run.data.columns):
+            for batch in run.data.minibatches(run.batch_size):
                 run.profile.switch("gradient")
                 update.critic_step(run.policy, batch, run.coefs, run.options, run.max_grad_norm)
                 run.profile.switch("minibatches")

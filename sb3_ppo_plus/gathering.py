@@ -92,8 +92,7 @@ class EpochRows:
         buffer, device = self.buffer, self.buffer.device
 
         def tensor(array: np.ndarray) -> th.Tensor:
-            # policies compute in single precision; half the bytes to gather
-            return th.as_tensor(array if array.dtype != np.float64 else array.astype(np.float32), device=device)
+            return th.as_tensor(array, device=device)
 
         observations: Any = buffer.observations
         if isinstance(buffer.observation_space, spaces.Dict):
@@ -120,7 +119,7 @@ def take(rows: Minibatch, at: th.Tensor) -> Minibatch:
 
 
 def _split(rows: Minibatch, batch_size: int) -> list[Minibatch]:
-    """Cut gathered rows into minibatches, which are views."""
+    """Cut gathered rows into minibatches."""
     pieces: list[Minibatch] = _pieces(rows, batch_size, -(-len(rows.returns) // batch_size))
     return pieces
 
@@ -128,7 +127,10 @@ def _split(rows: Minibatch, batch_size: int) -> list[Minibatch]:
 def _pieces(value: Any, batch_size: int, count: int) -> list[Any]:
     """Cut every tensor inside records and mappings; whatever else there is goes into each piece."""
     if isinstance(value, th.Tensor):
-        return list(value.split(batch_size))
+        pieces = value.split(batch_size)
+        # Fresh tensors begin at multiples of 64 bytes; compiled graphs and matrix products may depend on it.
+        aligned = pieces[0].numel() * value.element_size() % 64 == 0
+        return list(pieces) if aligned else [piece.clone() for piece in pieces]
     if isinstance(value, dict):
         columns = [_pieces(part, batch_size, count) for part in value.values()]
         return [dict(zip(value, parts, strict=True)) for parts in zip(*columns, strict=True)]

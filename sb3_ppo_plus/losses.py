@@ -61,7 +61,8 @@ def clipped_surrogate(
     :param dual_clip: c > 1, typically 3; smaller forgets bad outliers sooner; None for none
     :return: surrogate objective, to be maximized [B]
     """
-    check_same_shape(advantages=advantages, ratio=ratio)
+    if advantages.dim() != 1 or advantages.shape != ratio.shape:
+        check_same_shape(advantages=advantages, ratio=ratio)
     surrogate = advantages * ratio
     # A compiled update gives the bounds as tensors, of which nothing may be asked; inf then clips nothing.
     if isinstance(clip_high, th.Tensor) or clip_low != float("inf") or clip_high != float("inf"):

@@ -1,9 +1,10 @@
-"""What an update measures: detached scalars while it runs, one transfer to the host at its end."""
+"""What an update measures: scalars while it runs, detached on a GPU, and one transfer to the host at its end."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import torch as th
@@ -12,27 +13,22 @@ from sb3_ppo_plus.types import LossTerms
 
 
 class UpdateMetrics:
-    """Collects scalars of one update, by epoch and name, on the device."""
+    """Collects scalars of one update, by epoch and name."""
 
     def __init__(self) -> None:
-        # scalars, or several of them in a row [k]
-        self._epochs: list[dict[str, list[th.Tensor]]] = []
-        self._ratios: list[th.Tensor] = []
-        self._ratios_before = 0
+        # numbers, scalar tensors, or several of them in a row [k]
+        self._epochs: list[dict[str, list[Any]]] = []
         self.gradient_steps = 0
         self.undone_epochs = 0
 
     def start_epoch(self) -> None:
         """Mark where an epoch's minibatches begin."""
         self._epochs.append(defaultdict(list))
-        self._ratios_before = len(self._ratios)
 
     def forget_epoch(self) -> None:
         """Leave out what was noted since the current epoch began, which is then done again."""
-        steps = sum(column.numel() for column in self._epochs[-1].get("grad_norm", []))
-        self.gradient_steps -= steps
+        self.gradient_steps -= len(self._values("grad_norm", self._epochs[-1:]))
         self._epochs[-1] = defaultdict(list)
-        del self._ratios[self._ratios_before :]
 
     def add_terms(self, terms: LossTerms, row_kl: bool, ratios: bool) -> None:
         """
@@ -46,16 +42,15 @@ class UpdateMetrics:
             "loss": terms.loss,
             "policy_loss": terms.policy_loss,
             "value_loss": terms.value_loss,
-            "entropy": -terms.entropy_loss.detach(),
+            "entropy_loss": terms.entropy_loss,
             "approx_kl": terms.approx_kl,
             "clip_fraction": terms.clip_fraction,
         }
         if row_kl:
             scalars["kl"] = terms.approx_kl if terms.kl is None else terms.kl
         if ratios:
-            self._ratios.append(terms.ratio.detach())
-        for name, value in scalars.items():
-            self._epochs[-1][name].append(value.detach())
+            scalars["ratio_min"], scalars["ratio_max"] = th.aminmax(terms.ratio.detach())
+        self._add_scalars(scalars)
 
     def add_step(self, grad_norm: th.Tensor) -> None:
         """
@@ -63,26 +58,26 @@ class UpdateMetrics:
 
         :param grad_norm: norm of the gradient before clipping
         """
-        self.add_columns({"grad_norm": grad_norm.detach()}, gradient_steps=1)
+        self.gradient_steps += 1
+        self._add_scalars({"grad_norm": grad_norm})
 
     def add_columns(self, columns: Mapping[str, th.Tensor], gradient_steps: int = 0) -> None:
         """
-        Note scalars of the current epoch, one or several in a row.
+        Note several values of each scalar of the current epoch.
 
-        :param columns: values by name, each a scalar or [k]
+        :param columns: values by name, each [k]
         :param gradient_steps: how many gradient steps they stand for
         """
         self.gradient_steps += gradient_steps
         for name, column in columns.items():
             self._epochs[-1][name].append(column)
 
-    def add_ratios(self, ratios: th.Tensor) -> None:
-        """
-        Note probability ratios, of which the log wants the extremes.
-
-        :param ratios: ratios [B]
-        """
-        self._ratios.append(ratios)
+    def _add_scalars(self, scalars: Mapping[str, th.Tensor]) -> None:
+        epoch = self._epochs[-1]
+        for name, scalar in scalars.items():
+            # On the host a number is there already, and thousands of small tensors that stay alive would drive the
+            # other operations of the update into fresh memory. Elsewhere reading it would wait for it.
+            epoch[name].append(scalar.item() if scalar.is_cpu else scalar.detach())
 
     def epoch_mean(self, name: str) -> float:
         """
@@ -105,8 +100,8 @@ class UpdateMetrics:
         :return: KL of the last minibatch; NaN for the first of the update, where it is zero by construction
         """
         chunks = self._epochs[-1].get("kl", [])
-        is_first = len(self._epochs) == 1 and sum(chunk.numel() for chunk in chunks) == 1
-        return float("nan") if is_first or not chunks else float(chunks[-1].reshape(-1)[-1])
+        is_first = len(self._epochs) == 1 and len(self._values("kl", [{"kl": chunks[:2]}])) == 1
+        return float("nan") if is_first or not chunks else float(self._values("kl", [{"kl": chunks[-1:]}])[-1])
 
     def mean(self, name: str) -> float:
         """
@@ -135,10 +130,8 @@ class UpdateMetrics:
         """
         :return: smallest and largest probability ratio of the update, None when they were not asked for
         """
-        if not self._ratios:
-            return None
-        low, high = th.aminmax(th.cat(self._ratios))
-        return float(low), float(high)
+        low, high = (self._values(name, self._epochs) for name in ("ratio_min", "ratio_max"))
+        return (float(low.min()), float(high.max())) if len(low) else None
 
     def by_epoch(self, name: str) -> list[np.ndarray]:
         """
@@ -149,9 +142,11 @@ class UpdateMetrics:
         """
         return [self._values(name, [epoch]).float().cpu().numpy() for epoch in self._epochs]
 
-    def _values(self, name: str, epochs: list[dict[str, list[th.Tensor]]]) -> th.Tensor:
-        chunks = [chunk.reshape(-1) for epoch in epochs for chunk in epoch.get(name, [])]
-        return th.cat(chunks) if chunks else th.zeros(0)
+    def _values(self, name: str, epochs: list[dict[str, list[Any]]]) -> th.Tensor:
+        chunks = [chunk for epoch in epochs for chunk in epoch.get(name, [])]
+        if all(isinstance(chunk, float) for chunk in chunks):
+            return th.tensor(chunks)
+        return th.cat([chunk.reshape(-1) if isinstance(chunk, th.Tensor) else th.tensor([chunk]) for chunk in chunks])
 
 
 def _mean(values: th.Tensor) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from functools import cached_property
 from typing import NamedTuple
 
@@ -12,9 +13,10 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus.advantages import standardize_rollout
-from sb3_ppo_plus.buffers import Columns, RowsMixin, flat, flatten_rows, unflat
-from sb3_ppo_plus.gathering import EpochRows
+from sb3_ppo_plus.buffers import Columns, RowsMixin, flat, flatten_rows, minibatches, unflat
+from sb3_ppo_plus.gathering import EpochRows, why_not_gathered
 from sb3_ppo_plus.probe import AdvantageRecomputation, Measurement, Probe
+from sb3_ppo_plus.types import Minibatch
 
 
 class Needs(NamedTuple):
@@ -82,6 +84,17 @@ class UpdateData:
     def epoch_rows(self) -> EpochRows:
         """:return: the rows as tensors, to be shuffled and cut; read when they are first asked for"""
         return EpochRows(self.buffer, self.columns)
+
+    def minibatches(self, batch_size: int) -> Iterator[Minibatch]:
+        """
+        One pass over the rollout in SB3's random order, gathered at once where the buffer is SB3's.
+
+        :param batch_size: rows of a minibatch (B); the last one may be smaller
+        :return: minibatches
+        """
+        if why_not_gathered(self.buffer) is None:
+            return self.epoch_rows.minibatches(batch_size)
+        return minibatches(self.buffer, batch_size, self.columns)
 
     @property
     def n_rows(self) -> int:

@@ -44,7 +44,7 @@ def _log_like_sb3(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, s
     record = model.logger.record
     buffer = model.rollout_buffer
     assert isinstance(buffer, RowsMixin)
-    record("train/entropy_loss", _mean(-scalars["entropy"]))
+    record("train/entropy_loss", _mean(scalars["entropy_loss"]))
     record("train/policy_gradient_loss", _mean(scalars["policy_loss"]))
     record("train/value_loss", _mean(scalars["value_loss"]))
     # SB3 starts its list anew with each epoch: this is the mean over the last one

@@ -178,7 +178,7 @@ def test_metrics_make_one_transfer_and_keep_epochs_apart() -> None:
     # without an exact KL the minibatch's KL is the estimate
     assert scalars["kl"].tolist() == scalars["approx_kl"].tolist()
     assert metrics.epoch_mean("approx_kl") == pytest.approx(float(scalars["approx_kl"][3:].mean()))
-    assert metrics.mean("entropy") == pytest.approx(0.5)
+    assert metrics.mean("entropy_loss") == pytest.approx(-0.5)
 
 
 def test_kl_before_the_first_step_is_no_signal() -> None:
@@ -201,4 +201,4 @@ def test_metrics_of_an_update_without_a_minibatch() -> None:
     metrics.start_epoch()
     assert metrics.collect() == {}
     assert metrics.ratio_extremes() is None
-    assert math.isnan(metrics.epoch_mean("kl")) and math.isnan(metrics.mean("entropy"))
+    assert math.isnan(metrics.epoch_mean("kl")) and math.isnan(metrics.mean("entropy_loss"))
