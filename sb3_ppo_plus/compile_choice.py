@@ -9,6 +9,7 @@ import torch as th
 
 from sb3_ppo_plus.compiled import CannotCompile, CompiledUpdate, warn_of_fallback
 from sb3_ppo_plus.eager import EagerUpdate, UpdateRun
+from sb3_ppo_plus.plain_policy import has_image
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.ppo_plus import PPOPlus
@@ -66,6 +67,9 @@ def _choose(model: PPOPlus) -> EagerUpdate:
             level = logging.INFO if model._update_passes is None else logging.DEBUG
             logger.log(level, "update: eager, %d gradient steps are too few to wait for a compilation", planned)
             return EagerUpdate()
+        if model.device.type == "cpu" and has_image(model.observation_space):
+            logger.info("update: eager, convolutions on the processor take as long in a graph")
+            return EagerUpdate(final=True)
         missing = missing_compiler(model.device)
         if missing is not None:
             logger.info("update: eager, %s", missing)

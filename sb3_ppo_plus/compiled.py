@@ -9,9 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.preprocessing import is_image_space
 
 from sb3_ppo_plus import graphs
 from sb3_ppo_plus.eager import EagerUpdate, UpdateRun, train_minibatch
@@ -19,7 +17,7 @@ from sb3_ppo_plus.flat_adam import RATES, FlatAdam, is_plain_adam, why_not_flat
 from sb3_ppo_plus.gathering import why_not_gathered
 from sb3_ppo_plus.graphs import APPROX_KL, FIGURES, NUMBERS, Step, StepKind, padded_width
 from sb3_ppo_plus.machine import torch_threads, update_threads
-from sb3_ppo_plus.plain_policy import PlainPolicy, why_not_plain
+from sb3_ppo_plus.plain_policy import PlainPolicy, has_image, why_not_plain
 from sb3_ppo_plus.policies import critic_parameters, evaluate
 from sb3_ppo_plus.types import Minibatch
 from sb3_ppo_plus.update import Snapshot, critic_step, ppo_loss
@@ -286,10 +284,8 @@ class CompiledUpdate(EagerUpdate):
         return list(th.tensor(table, device=run.policy.device).unbind(0))
 
     def _threads(self, run: UpdateRun) -> AbstractContextManager[None]:
-        space = run.policy.observation_space
-        parts = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-        has_image = any(is_image_space(part) for part in parts)
-        return torch_threads(update_threads(run.batch_size, len(self.flat.parameters), has_image))
+        rows, weights = run.batch_size, len(self.flat.parameters)
+        return torch_threads(update_threads(rows, weights, has_image(run.policy.observation_space)))
 
 
 def _kind(run: UpdateRun) -> StepKind:

@@ -14,8 +14,10 @@ import torch as th
 from sb3_ppo_plus.errors import InvalidArgument
 
 # Multiply-adds of a gradient step's forward pass (rows times parameters) from which a second thread pays: below it the
-# threads wait for each other longer than they compute. `benchmarks/update_speed.py --threads` measures it.
-WORK_FOR_THREADS = 4e6
+# threads wait for each other longer than they compute. At 1e7 (batches of 1024, two layers of 64) trainings are faster
+# with one, see the trials of `benchmarks/train_speed.py`; and threads that wait for a processor which another program
+# holds cost a multiple of what they bring.
+WORK_FOR_THREADS = 3e7
 
 _MIB = 2**20
 

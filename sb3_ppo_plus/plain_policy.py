@@ -58,6 +58,15 @@ def why_not_plain(policy: ActorCriticPolicy, values_alone: bool = False) -> str 
     return None
 
 
+def has_image(space: spaces.Space) -> bool:
+    """
+    :param space: observation space
+    :return: whether it is an image, or a Dict with an image in it
+    """
+    inner = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
+    return any(is_image_space(entry) for entry in inner)
+
+
 def make_preprocessor(space: spaces.Space, normalize_images: bool) -> Callable[[Any], Any]:
     """
     SB3's ``preprocess_obs`` for one space, with everything that depends on the space alone decided beforehand.

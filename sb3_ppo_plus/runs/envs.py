@@ -27,6 +27,7 @@ from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.normalize import TensorVecNormalize
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.plain_policy import has_image
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.ids import check_env_id, uses_mujoco
 from sb3_ppo_plus.runs.native import choose_vec_env, make_native
@@ -219,15 +220,6 @@ def is_vector(space: spaces.Space) -> bool:
     if isinstance(space, spaces.Dict):
         return all(is_vector(inner) for inner in space.spaces.values())
     return isinstance(space, spaces.Box) and not has_image(space)
-
-
-def has_image(space: spaces.Space) -> bool:
-    """
-    :param space: observation space
-    :return: whether it is an image, or a Dict with an image in it
-    """
-    inner = space.spaces.values() if isinstance(space, spaces.Dict) else [space]
-    return any(is_image_space(entry) for entry in inner)
 
 
 def wrapper_function(name: str, wrappers: Any) -> Callable[[Any], Any] | None:

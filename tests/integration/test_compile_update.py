@@ -17,6 +17,7 @@ import torch as th
 from helpers import assert_same_tensors, make_model, tensors_of
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
+from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
@@ -383,6 +384,19 @@ def test_auto_compiles_long_runs(
         model = make_model(compile_update="auto").learn(256)
     assert is_compiled(model)
     assert len(caplog.records) == 1 and "compiled, for 24 gradient steps" in caplog.records[0].getMessage()
+
+
+def test_auto_leaves_images_on_the_processor_alone(
+    graphs_made: list[Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(compile_choice, "MIN_GRADIENT_STEPS", 0)
+    env = FakeImageEnv(screen_height=36, screen_width=36)
+    with caplog.at_level(logging.INFO, logger="sb3_ppo_plus"):
+        make_model(policy="CnnPolicy", env=env, policy_kwargs={}, n_epochs=1, compile_update="auto").learn(64)
+    assert not graphs_made
+    assert [record.getMessage() for record in caplog.records] == [
+        "update: eager, convolutions on the processor take as long in a graph"
+    ]
 
 
 def test_auto_is_eager_without_a_compiler(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
