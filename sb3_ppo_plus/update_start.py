@@ -36,7 +36,7 @@ def start_update(model: PPOPlus) -> UpdateRun:
         options=options,
         stop=KLStop(model.target_kl, model.kl_stop),
         metrics=metrics,
-        batch_size=model.batch_size,
+        batch_size=int(model.batch_size),  # numpy's integers are welcome, torch does not split by them
         max_grad_norm=model.max_grad_norm,
         ratios=model.log_diagnostics,
         rate_moves=rate is not None and rate.every == "minibatch",
