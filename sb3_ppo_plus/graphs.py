@@ -159,7 +159,7 @@ def compile_step(step: Step, device: th.device, backend: str = "inductor") -> St
     )
     options: dict[str, Any] = {}
     if backend == "inductor":
-        # On the CPU the calls between kernels in C++ as well: a fifth of the time of a step on small networks.
+        # On the CPU the calls between kernels in C++ as well: in Python they are a good part of a small step.
         # Networks that draw numbers in training draw those of the eager update.
         own_options = {"size_asserts": False, "fallback_random": True, "cpp_wrapper": device.type == "cpu"}
         options = {"options": own_options}
