@@ -174,6 +174,13 @@ class TensorVecFrameStack(TensorVecEnvWrapper):
         # The observations before the newest, all that the next step needs of a stack.
         self._older: dict[str, th.Tensor] = {}
 
+    @property
+    def axes(self) -> dict[str, int]:
+        """
+        :return: axis of the stack by key, counted with the environments; the key is ``""`` where there is no Dict
+        """
+        return dict(self._axes)
+
     def _older_shape(self, stacked_shape: tuple[int, ...], axis: int) -> tuple[int, ...]:
         shape = list(stacked_shape)
         shape[axis] = shape[axis] // self.n_stack * (self.n_stack - 1)

@@ -1,0 +1,117 @@
+"""What an ONNX file says about itself: JSON under two keys, and flat keys for other people's programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sb3_ppo_plus.atomic import atomic_path
+from sb3_ppo_plus.errors import InvalidArgument
+
+SPEC = "sb3_ppo_plus.spec"
+VERIFICATION = "sb3_ppo_plus.verification"
+SPEC_FORMAT = 1
+INSTALL = 'pip install "sb3-ppo-plus[export]"'
+
+
+def require(module: str) -> Any:
+    """
+    Import a package of the extra ``export``.
+
+    :param module: its name
+    :return: the module
+    :raises ImportError: that names the extra
+    """
+    from importlib import import_module
+
+    try:
+        return import_module(module)
+    except ImportError as missing:
+        raise ImportError(f"exporting needs {module}: {INSTALL}") from missing
+
+
+def load_onnx(path: Path) -> Any:
+    """
+    :param path: ONNX file
+    :return: ``onnx.ModelProto``
+    :raises InvalidArgument: when there is no such file, or when it is no ONNX model
+    """
+    onnx = require("onnx")
+    if not path.is_file():
+        raise InvalidArgument(f"there is no file {path}; give an ONNX file, which `ppo-plus export` writes")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        if not model.graph.output:
+            raise ValueError("it has no output")
+    except Exception as error:  # protobuf's own class, whichever implementation is there
+        raise InvalidArgument(f"{path} is no ONNX model: {' '.join(str(error).split())[:200]}") from error
+    return model
+
+
+def opset_of(model: Any) -> int:
+    """
+    :param model: ``onnx.ModelProto``
+    :return: version of the standard operators that it asks for, 0 when it asks for none
+    """
+    return next((int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+
+
+def read_metadata(model: Any) -> dict[str, str]:
+    """
+    :param model: ``onnx.ModelProto``
+    :return: its metadata, key to text
+    """
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def read_json(metadata: dict[str, str], key: str) -> dict[str, Any]:
+    """
+    :param metadata: metadata of a file
+    :param key: :data:`SPEC` or :data:`VERIFICATION`
+    :return: the mapping under it, empty when there is none
+    :raises InvalidArgument: when it is no JSON mapping
+    """
+    text = metadata.get(key)
+    if text is None:
+        return {}
+    try:
+        value = json.loads(text)
+        if not isinstance(value, dict):
+            raise ValueError("no mapping")
+    except ValueError as error:
+        raise InvalidArgument(f"metadata {key} is damaged ({error}); export the model again") from error
+    return value
+
+
+def put_metadata(model: Any, entries: dict[str, str]) -> None:
+    """
+    Write metadata into a model in memory; entries with the same key are replaced.
+
+    :param model: ``onnx.ModelProto``
+    :param entries: key to text
+    """
+    require("onnx").helper.set_model_props(model, {**read_metadata(model), **entries})
+
+
+def save_onnx(model: Any, path: Path) -> None:
+    """
+    Write one file, whole or not at all.
+
+    :param model: ``onnx.ModelProto``
+    :param path: its path
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(model.SerializeToString())
+
+
+def store_verification(path: Path, summary: dict[str, Any]) -> None:
+    """
+    Write the summary of a verification into a file's metadata.
+
+    :param path: ONNX file
+    :param summary: what :meth:`Verification.summary` gives
+    """
+    model = load_onnx(path)
+    put_metadata(model, {VERIFICATION: json.dumps(summary)})
+    save_onnx(model, path)

@@ -1,0 +1,196 @@
+"""
+How the model itself acts, by SB3's own code: what the file is compared with.
+
+Nothing of the exported graph is used here: wrappers transform observations with their own methods, and ``predict()`` is
+the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.vec_env import (
+    StackedObservations,
+    VecExtractDictObs,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
+
+from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
+from sb3_ppo_plus.export.heads import takes_masks
+from sb3_ppo_plus.export.runner import OnnxPolicy
+from sb3_ppo_plus.export.stages import WHOLE, Normalize, Stage, parts_of
+
+Observation = Any
+
+
+class Reference:
+    """
+    A model with the wrappers of its environment, on observations from anywhere.
+
+    :param model: trained model
+    :param wrappers: wrappers of its environment, innermost first
+    :param normalizer: statistics to apply when there are no wrappers
+    """
+
+    def __init__(self, model: BaseAlgorithm, wrappers: Sequence[Any], normalizer: VecNormalize | None = None) -> None:
+        self.model = model
+        self.wrappers = list(wrappers) or ([normalizer] if normalizer is not None else [])
+        self.masked = takes_masks(model.policy)
+        self._stacks: dict[int, Any] = {}
+        self._state: Any = None
+
+    def predict(self, raw: Observation, begins: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
+        """
+        :param raw: observations as the environments gave them [B, ...]
+        :param begins: whether the row's episode begins with this observation [B]
+        :param masks: allowed actions, for a policy with masks [B, L]
+        :return: most likely actions [B, ...]
+        """
+        seen = self.transform(raw, begins)
+        extra = {"action_masks": masks} if self.masked else {}
+        actions, self._state = self.model.predict(
+            seen, state=self._state, episode_start=begins, deterministic=True, **extra
+        )
+        return np.asarray(actions)
+
+    def transform(self, raw: Observation, begins: np.ndarray) -> Observation:
+        """
+        :param raw: observations as the environments gave them [B, ...]
+        :param begins: whether the row's episode begins [B]
+        :return: observations as the policy sees them
+        """
+        seen = raw
+        for wrapper in self.wrappers:
+            if isinstance(wrapper, VecNormalize):
+                seen = wrapper.normalize_obs(seen)
+            elif isinstance(wrapper, VecTransposeImage):
+                seen = wrapper.transpose_observations(seen)
+            elif isinstance(wrapper, VecExtractDictObs):
+                seen = seen[wrapper.key]
+            elif isinstance(wrapper, (VecFrameStack, TensorVecFrameStack)):
+                seen = self._stack(wrapper, seen, begins)
+        return seen
+
+    def _stack(self, wrapper: Any, seen: Observation, begins: np.ndarray) -> Observation:
+        stack = self._stacks.get(id(wrapper))
+        if stack is None:
+            stack = self._stacks[id(wrapper)] = _new_stack(wrapper, len(begins))
+            result = stack.reset(seen)
+        else:
+            ended = [{"terminal_observation": _row(seen, index)} if begin else {} for index, begin in enumerate(begins)]
+            result, _ = stack.update(seen, begins, ended)
+        # SB3 gives its own arrays, which the next step writes into.
+        return {key: part.copy() for key, part in result.items()} if isinstance(result, dict) else result.copy()
+
+
+class FilePolicy:
+    """
+    A file that plays episodes, row by row of a batch.
+
+    :param policy: opened file
+    """
+
+    def __init__(self, policy: OnnxPolicy) -> None:
+        self.policy = policy
+        self._state: Any = None
+        self._rows = 0
+
+    def step(self, raw: Any, begins: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
+        """
+        :param raw: observations as the environments gave them [B, ...]
+        :param begins: whether the row's episode begins [B]
+        :param masks: allowed actions, None for a policy without masks [B, L]
+        :return: most likely actions [B, ...]
+        """
+        if len(begins) != self._rows:
+            self._rows, self._state = len(begins), None
+        actions, self._state = self.policy.predict(
+            raw, self._state, episode_start=begins, deterministic=True, action_masks=masks
+        )
+        return actions
+
+
+def _new_stack(wrapper: Any, n_envs: int) -> Any:
+    """SB3's stack of a wrapper, for another number of environments."""
+    space = wrapper.venv.observation_space
+    if isinstance(wrapper, TensorVecFrameStack):
+        axes: dict[str, int] = wrapper.axes
+        depth = wrapper.n_stack
+    else:
+        whole: Any = wrapper.stacked_obs
+        each = whole.sub_stacked_observations if isinstance(space, spaces.Dict) else {WHOLE: whole}
+        axes, depth = {key: one.stack_dimension for key, one in each.items()}, whole.n_stack
+    order: Any = {key: "first" if axis == 1 else "last" for key, axis in axes.items()}
+    stacked: Any = StackedObservations(n_envs, depth, space, order if isinstance(space, spaces.Dict) else order[WHOLE])
+    return stacked
+
+
+def _row(obs: Observation, index: int) -> Observation:
+    """One row; a copy, because SB3 writes into the mapping."""
+    return {key: part[index] for key, part in obs.items()} if isinstance(obs, dict) else obs[index]
+
+
+def sample_observations(
+    space: spaces.Space, rows: int, rng: np.random.Generator, stages: Sequence[Stage] = ()
+) -> Observation:
+    """
+    Draw observations that a policy may meet; float32 numbers, which is what the file takes.
+
+    :param space: space of raw observations
+    :param rows: B
+    :param rng: generator
+    :param stages: stages of the graph; where the first one normalizes, unbounded numbers are drawn around its mean
+    :return: observations [B, ...], a mapping for a Dict
+    """
+    first = stages[0] if stages and isinstance(stages[0], Normalize) else None
+    drawn = {}
+    for key, part in parts_of(space).items():
+        scale = first.scale(key) if first is not None else None
+        drawn[key] = _sample(part, rows, rng, scale)
+    return drawn[WHOLE] if WHOLE in drawn else drawn
+
+
+def _sample(
+    space: spaces.Space, rows: int, rng: np.random.Generator, scale: tuple[np.ndarray, np.ndarray] | None
+) -> np.ndarray:
+    shape = (rows, *(space.shape or ()))
+    if isinstance(space, spaces.Discrete):
+        return rng.integers(int(space.n), size=rows)
+    if isinstance(space, spaces.MultiDiscrete):
+        return rng.integers(np.broadcast_to(space.nvec, shape))
+    if isinstance(space, spaces.MultiBinary):
+        return rng.integers(2, size=shape).astype(np.int8)
+    assert isinstance(space, spaces.Box)
+    if np.issubdtype(space.dtype, np.integer):
+        return rng.integers(space.low, space.high, size=shape, endpoint=True, dtype=space.dtype)  # type: ignore[arg-type]
+    mean, deviation = scale if scale is not None else (np.zeros(()), np.ones(()))
+    # Three deviations: far enough that some numbers are clipped, near enough that most are not.
+    normal = mean + 3.0 * deviation * rng.standard_normal(shape)
+    bounded = space.bounded_below & space.bounded_above & (space.high - space.low < 1e6)
+    low, high = np.where(bounded, space.low, 0.0), np.where(bounded, space.high, 1.0)
+    uniform = low + (high.astype(np.float64) - low) * rng.random(shape)
+    values = np.where(bounded, uniform, normal) if scale is None else normal
+    return np.clip(values, space.low, space.high).astype(np.float32)
+
+
+def sample_masks(sizes: Sequence[int], rows: int, rng: np.random.Generator) -> np.ndarray:
+    """
+    Draw masks that always leave a choice.
+
+    :param sizes: number of choices of each action
+    :param rows: B
+    :param rng: generator
+    :return: flags [B, sum of sizes]
+    """
+    parts = []
+    for size in sizes:
+        part = rng.random((rows, size)) < 0.5
+        part[np.arange(rows), rng.integers(size, size=rows)] = True
+        parts.append(part)
+    return np.concatenate(parts, axis=1)
