@@ -13,7 +13,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 
 def main(argv: list[str] | None = None) -> int:
     """
-    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate and record the result.
+    Train with the zoo's block of the environment, as ``ppo-plus train`` does, then evaluate, record and export.
 
     :param argv: words of the command line, None for those of this process
     :return: exit code
@@ -41,7 +41,12 @@ def main(argv: list[str] | None = None) -> int:
         return 130
     folder = result.folder.path
     print("\nthe best model, on 20 new episodes:")
-    return ppo_plus(["eval", str(folder), "--video", str(folder / "video.gif")])
+    code = ppo_plus(["eval", str(folder), "--video", str(folder / "video.gif")])
+    onnx = str(folder / "policy.onnx")
+    print("\nthe same model as one ONNX file:")
+    code = code or ppo_plus(["export", str(folder), "--target", "robot", "-o", onnx, "--episodes", "8"])
+    print("\nverified once more, on other episodes:")
+    return code or ppo_plus(["verify", onnx, "--model", str(folder), "--episodes", "8", "--seed", "5000000"])
 
 
 if __name__ == "__main__":

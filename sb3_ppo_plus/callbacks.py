@@ -15,6 +15,7 @@ from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ppo_plus.atomic import atomic_path
+from sb3_ppo_plus.errors import InvalidArgument
 
 logger = logging.getLogger(__name__)
 
@@ -211,3 +212,41 @@ class ProgressCallback(BaseCallback):
             mean_return=float(np.mean(episodes)) if episodes else None,
             evaluation=self.evaluation.last_mean_reward if self.evaluation else None,
         )
+
+
+class ExportOnBest(BaseCallback):
+    """
+    Export the model as ONNX whenever an evaluation finds it better than before.
+
+    Hang it on an evaluation: ``EvalCallback(env, callback_on_new_best=ExportOnBest("best.onnx"))``, or
+    ``EvaluateAndSave``. The statistics of the normalizer are those of this moment. A file that would not act as the
+    model does is not written; the training goes on, and the reason is logged.
+
+    :param path: file to write, replaced in one step
+    :param target: ``generic``, ``robot`` or ``mlagents``
+    :param n_random: random observations of the proof, typically 100 to 1000; more takes longer
+    :param options: further arguments of :func:`~sb3_ppo_plus.export.export_onnx`
+    :raises InvalidArgument: for an unknown target or an opset that it cannot have, and at the start of the training for
+        a policy that cannot be exported
+    """
+
+    def __init__(self, path: str | Path, target: str = "generic", n_random: int = 200, **options: Any) -> None:
+        super().__init__()
+        from sb3_ppo_plus.export.api import check_arguments
+
+        check_arguments(Path(path), target, options.get("opset"))
+        self.path, self.target, self.n_random, self.options = Path(path), target, n_random, options
+
+    def _init_callback(self) -> None:
+        from sb3_ppo_plus.export.graph import check_policy
+
+        check_policy(self.model)
+
+    def _on_step(self) -> bool:
+        from sb3_ppo_plus.export.api import export_onnx
+
+        try:
+            export_onnx(self.model, self.path, self.target, n_random=self.n_random, **self.options)
+        except (InvalidArgument, OSError) as error:
+            logger.warning("not exported at step %d: %s", self.num_timesteps, error)
+        return True

@@ -87,8 +87,8 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 LIBRARIES: tuple[frozenset[str], ...] = (
     frozenset({"numpy", "torch"}),
     frozenset({"gymnasium", "stable_baselines3"}),
-    frozenset(),
     frozenset({"sb3_contrib"}),
+    frozenset(),
     frozenset({"cloudpickle", "matplotlib", "PIL", "tensorboard", "yaml"}),
     frozenset({"rich"}),
 )

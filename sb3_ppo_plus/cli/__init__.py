@@ -17,6 +17,9 @@ from sb3_ppo_plus.errors import InvalidArgument
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("sb3_ppo_plus.cli.train", "train a model on any Gymnasium environment"),
     "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, record it, watch it"),
+    "export": ("sb3_ppo_plus.cli.export", "write a trained model as one ONNX file, with the proof"),
+    "verify": ("sb3_ppo_plus.cli.verify", "prove that an ONNX file acts like its model"),
+    "run": ("sb3_ppo_plus.cli.run", "play an ONNX file with onnxruntime alone"),
 }
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130

@@ -119,8 +119,8 @@ def export_onnx(
         put_metadata(onnx_model, {VERIFICATION: json.dumps(proof.summary())})
         save_onnx(onnx_model, temporary)
         size = temporary.stat().st_size
-    names = [[value.name for value in part] for part in (onnx_model.graph.input, onnx_model.graph.output)]
-    return ExportReport(path, size, opset, *names, proof)
+    inputs, outputs = ([value.name for value in part] for part in (onnx_model.graph.input, onnx_model.graph.output))
+    return ExportReport(path, size, opset, inputs, outputs, proof)
 
 
 def check_arguments(path: Path, target: str, opset: int | None) -> int:
@@ -179,7 +179,9 @@ def same_observations(one: Any, other: Any) -> bool:
     :return: whether they are of one kind and shape, in every part
     """
     if isinstance(one, spaces.Dict) and isinstance(other, spaces.Dict):
-        return set(one.spaces) == set(other.spaces) and all(same_observations(one[key], other[key]) for key in one.spaces)
+        return set(one.spaces) == set(other.spaces) and all(
+            same_observations(one[key], other[key]) for key in one.spaces
+        )
     return type(one) is type(other) and one.shape == other.shape
 
 

@@ -107,7 +107,7 @@ class PolicyGraph(th.nn.Module):
         self.policy = policy
         self.space, self.wanted = space, wanted
         self.stages = th.nn.ModuleList(stages)
-        self.head = make_head(policy)
+        self.head: Any = make_head(policy)
         self.preprocess = make_preprocessor(policy.observation_space, policy.normalize_images)
         self.masked = takes_masks(policy)
         #: input -> what else the metadata has to say about it
@@ -135,8 +135,8 @@ class PolicyGraph(th.nn.Module):
     def _state_ports(self) -> list[Port]:
         ports = []
         for prefix, lstm in self.lstms.items():
-            shape = (lstm.num_layers, BATCH, lstm.hidden_size)
-            ports += [Port(f"{prefix}{n}_in", "state", shape, th.float32, f"{prefix}{n}_out") for n in ("h", "c")]
+            layers = (lstm.num_layers, BATCH, lstm.hidden_size)
+            ports += [Port(f"{prefix}{n}_in", "state", layers, th.float32, f"{prefix}{n}_out") for n in ("h", "c")]
         for key, (shape, dtype) in self.memory.items():
             suffix = f"_{key}" if key else ""
             ports.append(Port(f"frames{suffix}_in", "state", (BATCH, *shape), dtype, f"frames{suffix}_out"))
@@ -181,9 +181,7 @@ class PolicyGraph(th.nn.Module):
         kept = [tensor for tensor in optional if tensor is not None]
         return (actions.mode, *kept, *result.recurrent, *result.memory.values())
 
-    def act(
-        self, obs: Parts, masks: th.Tensor | None, recurrent: Sequence[th.Tensor], memory: Parts
-    ) -> Result:
+    def act(self, obs: Parts, masks: th.Tensor | None, recurrent: Sequence[th.Tensor], memory: Parts) -> Result:
         """
         :param obs: raw observation by key [B, ...]
         :param masks: 1 for allowed, 0 for forbidden [B, L]

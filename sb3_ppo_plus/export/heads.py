@@ -53,6 +53,11 @@ class Gaussian(th.nn.Module):
     :param policy: policy with a Gaussian distribution
     """
 
+    spread: th.Tensor
+    low: th.Tensor
+    high: th.Tensor
+    half_range: th.Tensor
+
     def __init__(self, policy: Any) -> None:
         super().__init__()
         space = policy.action_space

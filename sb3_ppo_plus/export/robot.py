@@ -67,21 +67,25 @@ def describe_robot(env: VecEnv) -> dict[str, Any] | None:
     actuators = [_actuator(model, index) for index in range(model.nu)]
     dt, physics_dt = timing
     default = np.asarray(model.qpos0)
+    # One entry per joint of one degree of freedom, as mjlab's readers expect; a free base is none.
+    scalar = [joint for joint in joints if joint["type"] in ("slide", "hinge")]
+    gains = {actuator["joint"]: (actuator["kp"], actuator["kd"]) for actuator in actuators}
     return {
         "simulator": "mujoco",
         "control_dt": dt,
         "physics_dt": physics_dt,
-        "joint_names": [joint["name"] for joint in joints],
+        "joint_names": [joint["name"] for joint in scalar],
         "joints": joints,
-        "default_joint_pos": [float(default[joint["qpos"]]) for joint in joints if joint["type"] in ("slide", "hinge")],
+        "default_joint_pos": [float(default[joint["qpos"]]) for joint in scalar],
         "default_qpos": default.tolist(),
         "actuators": actuators,
         "action_type": _common([actuator["type"] for actuator in actuators]),
         # Commands are given to the actuators as they are: scale 1, offset 0.
         "action_scale": [1.0] * model.nu,
         "action_offset": [0.0] * model.nu,
-        "joint_stiffness": [actuator["kp"] for actuator in actuators],
-        "joint_damping": [actuator["kd"] for actuator in actuators],
+        "action_names": [actuator["joint"] or actuator["name"] for actuator in actuators],
+        "joint_stiffness": [gains.get(joint["name"], (0.0, 0.0))[0] for joint in scalar],
+        "joint_damping": [gains.get(joint["name"], (0.0, 0.0))[1] for joint in scalar],
         "observation_terms": observation_terms(model, task_id, size),
         "command_names": [],
     }

@@ -210,13 +210,15 @@ class OnnxPolicy:
                 array = np.moveaxis(array, -1, 1)
             if array.shape[1:] != one.shape:
                 raise InvalidArgument(
-                    f"{one.name} has shape {np.asarray(given).shape}; {self.path} takes {one.shape}, or a batch of these"
+                    f"{one.name} has shape {np.asarray(given).shape}; {self.path} takes {one.shape} or a batch of it"
                 )
             array = array if one.divide_by == 1.0 else array / one.divide_by
             parts[one.name] = np.ascontiguousarray(array, dtype=one.dtype)
             counts.add(len(array))
         if len(counts) != 1:
-            raise InvalidArgument(f"the parts of the observation have {sorted(counts)} rows; {first.name} and the others")
+            raise InvalidArgument(
+                f"the parts of the observation have {sorted(counts)} rows; {first.name} and the others"
+            )
         return parts, counts.pop(), single
 
     def _mask_rows(self, action_masks: Any, rows: int) -> np.ndarray:

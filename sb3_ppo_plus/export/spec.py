@@ -105,7 +105,7 @@ def build_spec(
     robot = describe_robot(env) if env is not None else None
     if robot is None and not override:
         raise InvalidArgument(
-            "target 'robot' reads the robot from a MuJoCo environment, and there is none; give env (--env), or describe "
+            "target robot reads the robot off a MuJoCo environment, and there is none; give env (--env), or describe "
             "the robot with metadata={'joint_names': [...], ...} (--metadata FILE)"
         )
     spec["robot"] = {**(robot or {}), **dict(override or {})}
@@ -168,5 +168,3 @@ def recent_return(model: BaseAlgorithm) -> float | None:
     """
     episodes = [float(info["r"]) for info in model.ep_info_buffer or ()]
     return float(np.mean(episodes)) if episodes else None
-
-

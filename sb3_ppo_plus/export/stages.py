@@ -97,9 +97,7 @@ class Normalize(Stage):
         """
         changed = dict(obs)
         for index, key in enumerate(self.keys):
-            coarse, fine, deviation = (
-                getattr(self, f"{name}_{index}") for name in ("coarse", "fine", "deviation")
-            )
+            coarse, fine, deviation = (getattr(self, f"{name}_{index}") for name in ("coarse", "fine", "deviation"))
             scaled = ((obs[key].float() - coarse) - fine) / deviation
             changed[key] = scaled.clamp(-self.clip, self.clip)
         return changed, memory
@@ -231,7 +229,9 @@ def normalize_stage(normalizer: VecNormalize) -> Normalize | None:
         return None
     rms: Any = normalizer.obs_rms
     moments = rms if isinstance(rms, Mapping) else {WHOLE: rms}
-    return Normalize({key: (one.mean, one.var) for key, one in moments.items()}, normalizer.epsilon, normalizer.clip_obs)
+    return Normalize(
+        {key: (one.mean, one.var) for key, one in moments.items()}, normalizer.epsilon, normalizer.clip_obs
+    )
 
 
 def _stage(wrapper: VecEnvWrapper, before: spaces.Space) -> Stage | None:

@@ -35,7 +35,9 @@ def check_structure(model: Any) -> list[Finding]:
     if spec:
         written = opset_of(model)
         findings.append(
-            Finding(f"opset {spec['opset']} as asked", written == spec["opset"], f"it is {written}; a runtime may refuse it")
+            Finding(
+                f"opset {spec['opset']} as asked", written == spec["opset"], f"it is {written}; a runtime may refuse it"
+            )
         )
         for kind in ("inputs", "outputs"):
             findings.append(_names(model, kind, [entry["name"] for entry in spec[kind]]))
@@ -55,8 +57,7 @@ def shape_of(value: Any) -> list[int | str | None]:
     :return: size of each axis, the name of a free one, None for one that has neither
     """
     dims = value.type.tensor_type.shape.dim
-    kinds = {"dim_value": lambda dim: int(dim.dim_value), "dim_param": lambda dim: str(dim.dim_param)}
-    return [kinds[dim.WhichOneof("value")](dim) if dim.WhichOneof("value") else None for dim in dims]
+    return [getattr(dim, dim.WhichOneof("value")) if dim.WhichOneof("value") else None for dim in dims]
 
 
 def _checked(model: Any) -> Finding:
@@ -82,7 +83,9 @@ def _names(model: Any, kind: str, expected: list[str]) -> Finding:
 def _named_batch(value: Any) -> Finding:
     shape = shape_of(value)
     return Finding(
-        f"{value.name} has a free batch", shape.count("batch") == 1, f"its shape is {shape}; it fits no other number of rows"
+        f"{value.name} has a free batch",
+        shape.count("batch") == 1,
+        f"its shape is {shape}; it fits no other number of rows",
     )
 
 

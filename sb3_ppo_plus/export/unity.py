@@ -41,7 +41,7 @@ class UnityGraph(PolicyGraph):
             raise InvalidArgument(f"Unity's sensors give numbers and images only; {', '.join(strange)} is neither")
         if any(isinstance(stage, FrameStack) for stage in stages):
             raise InvalidArgument(
-                "a frame stack cannot go into a file for Unity; set Stacked Vectors or Observation Stacks of the sensor "
+                "a frame stack cannot go into a file for Unity; set the stack of the sensor "
                 "instead, and train without VecFrameStack"
             )
         super().__init__(model, space, stages, Wanted(stochastic=True))

@@ -68,7 +68,9 @@ def _constants(model: Any, outputs: dict[str, Any], kinds: list[str]) -> list[Fi
     version = values.get("version_number")
     if version is not None:
         right = version.size == 1 and float(version.flat[0]) == 3.0
-        findings.append(Finding("version_number is 3", right, f"it is {version.tolist()}; the package refuses the model"))
+        findings.append(
+            Finding("version_number is 3", right, f"it is {version.tolist()}; the package refuses the model")
+        )
     for kind in kinds:
         shape, actions = values.get(f"{kind}_action_output_shape"), shape_of(outputs[f"{kind}_actions"])
         if shape is not None and len(actions) == 2:
@@ -85,7 +87,9 @@ def _inputs(inputs: dict[str, Any], kinds: list[str]) -> list[Finding]:
     unknown = sorted(set(inputs) - known)
     masked = "discrete" in kinds
     findings = [
-        Finding("obs_0, obs_1, ...", bool(sensors) and sensors == expected, f"there are {sensors}; failure at run time"),
+        Finding(
+            "obs_0, obs_1, ...", bool(sensors) and sensors == expected, f"there are {sensors}; failure at run time"
+        ),
         Finding("no unknown input", not unknown, f"{unknown}: UnityAgentsException when the first action is asked for"),
         Finding(
             "action_masks for discrete actions alone",

@@ -1,23 +1,25 @@
-"""Evaluation of a saved model: from a run folder, from a zip inside one, or from any zip of SB3's PPO."""
+"""Evaluation of a saved model: from a run folder, from a zip inside one, or from any zip of an on-policy algorithm."""
 
 from __future__ import annotations
 
 import pickle
-import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
 from sb3_ppo_plus.runs.envs import finish_env, make_env, normalizer_class, probe_spaces
 from sb3_ppo_plus.runs.folder import RunFolder
+from sb3_ppo_plus.runs.models import load_model
 from sb3_ppo_plus.runs.native import choose_vec_env
 from sb3_ppo_plus.runs.values import read_yaml
 
@@ -80,7 +82,7 @@ def load_agent(source: Path, env_id: str | None = None, best: bool = True, devic
     :return: the agent
     :raises InvalidArgument: when something is missing or does not fit
     """
-    path = _model_path(source, best)
+    path = model_path(source, best)
     folder = RunFolder(path.parent)
     config = config_from_mapping(read_yaml(folder.config)) if folder.config.is_file() else None
     if config is None and env_id is None:
@@ -90,7 +92,7 @@ def load_agent(source: Path, env_id: str | None = None, best: bool = True, devic
         config = replace(config or RunConfig(""), env=str(env_id), env_kwargs={}, vec_env="auto")
     config = replace(config, vec_env=choose_vec_env(config))
     normalizer = folder.normalizer(best=path.name == folder.model(best=True).name)
-    agent = Agent(_load_model(path, device), path, config, normalizer if normalizer.is_file() else None)
+    agent = Agent(load_model(path, device), path, config, normalizer if normalizer.is_file() else None)
     check_fits(agent)
     return agent
 
@@ -108,7 +110,9 @@ def evaluate_agent(agent: Agent, n_episodes: int = 20, seed: int = 2_000_000, de
     set_random_seed(seed)
     env = agent.make_env(min(_ENVS, n_episodes), seed)
     try:
-        returns, lengths = evaluate_policy(
+        # sb3-contrib's function asks the environment for masks; in all else it is SB3's.
+        play: Any = evaluate_maskable_policy if isinstance(agent.model, MaskablePPO) else evaluate_policy
+        returns, lengths = play(
             agent.model, env, n_eval_episodes=n_episodes, deterministic=deterministic, return_episode_rewards=True
         )
     finally:
@@ -150,8 +154,13 @@ def describe_returns(returns: list[float]) -> str:
     return f"{np.mean(returns):,.1f} ± {np.std(returns):,.1f} ({len(returns)} episodes)"
 
 
-def _model_path(source: Path, best: bool) -> Path:
-    """The zip that is meant by a run folder or a zip."""
+def model_path(source: Path, best: bool = True) -> Path:
+    """
+    :param source: run folder or zip
+    :param best: which model of a run folder; falls back to the other one while there is only one
+    :return: the zip that is meant
+    :raises InvalidArgument: when there is none
+    """
     if source.is_file():
         return source
     if source.is_dir():
@@ -162,12 +171,3 @@ def _model_path(source: Path, best: bool) -> Path:
     if source.with_suffix(".zip").is_file():
         return source.with_suffix(".zip")
     raise InvalidArgument(f"there is no {source}; give a run folder (runs/<EnvId>_<k>) or a model zip")
-
-
-def _load_model(path: Path, device: str) -> BaseAlgorithm:
-    """Load a zip of PPOPlus or PPO."""
-    try:
-        return PPOPlus.load(path, device=device)
-    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError, zipfile.BadZipFile) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidArgument(f"{path} cannot be loaded as a PPO model: {reason[:300]}") from error
