@@ -34,7 +34,7 @@ help:
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,export,dev]"
 	@touch $@
 
 setup: $(INSTALLED)
@@ -61,7 +61,7 @@ type: $(INSTALLED)
 
 $(BENCH_INSTALLED): pyproject.toml setup.py constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,dev]"
+	$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,export,dev]"
 	@$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/requirements.txt \
 	  || echo "note: SBX could not be installed; the benchmarks leave its rows out"
 	@touch $@

@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     from sb3_ppo_plus.runs.exporting import check_size, export_source, open_source, shrink
 
     output = args.output or model_path(args.source, args.best).with_suffix(".onnx")
-    check_arguments(output, args.target, args.opset)
+    check_arguments(output, args.target, args.opset, args.stochastic)
     th.set_num_threads(1)
     source = open_source(args.source, args.env, args.best)
     check_size(args.size, source)

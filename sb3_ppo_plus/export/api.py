@@ -28,6 +28,8 @@ TARGETS: dict[str, tuple[int, range, str]] = {
     "robot": (17, range(9, 26), "torch writes 9 to 25"),
     "mlagents": (9, range(9, 10), "9 is the one that every Unity package from 2.0 to 4.x imports"),
 }
+# onnxruntime 1.32 opens RandomNormalLike and RandomUniformLike of no newer one.
+_MAX_STOCHASTIC = 21
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ def export_onnx(
         file that would act differently; nothing is written then
     """
     path = Path(path)
-    opset = check_arguments(path, target, opset)
+    opset = check_arguments(path, target, opset, stochastic)
     require("onnxruntime")
     check_policy(model)
     wrapped = env if env is not None else model.get_env()
@@ -123,13 +125,14 @@ def export_onnx(
     return ExportReport(path, size, opset, inputs, outputs, proof)
 
 
-def check_arguments(path: Path, target: str, opset: int | None) -> int:
+def check_arguments(path: Path, target: str, opset: int | None, stochastic: bool = False) -> int:
     """
     Find out what cannot work before anything is loaded or written.
 
     :param path: file to write
     :param target: a key of :data:`TARGETS`
     :param opset: version of the operators, None for the target's
+    :param stochastic: whether drawn actions are wanted
     :return: the opset
     :raises InvalidArgument: saying what was wrong and what to do instead
     """
@@ -139,6 +142,11 @@ def check_arguments(path: Path, target: str, opset: int | None) -> int:
     if opset is not None and opset not in possible:
         span = f"{possible[0]} to {possible[-1]}" if len(possible) > 1 else f"{possible[0]} only"
         raise InvalidArgument(f"opset={opset} cannot be had for target {target!r}: {span}, since {why}")
+    if stochastic and opset is not None and opset > _MAX_STOCHASTIC:
+        raise InvalidArgument(
+            f"opset={opset} and stochastic=True: onnxruntime has no random operators beyond opset {_MAX_STOCHASTIC}; "
+            "give a lower opset"
+        )
     if path.is_dir():
         raise InvalidArgument(f"{path} is a folder; give the path of a file, such as {path / 'policy.onnx'}")
     return default if opset is None else opset

@@ -100,7 +100,7 @@ class Gaussian(th.nn.Module):
             actions = self.low + (actions + 1.0) * self.half_range
         elif self.one_bound is None:
             actions = th.min(th.max(actions, self.low), self.high)
-        elif np.isfinite(self.one_bound).any():
+        else:
             actions = actions.clamp(*self.one_bound)
         return actions if len(self.shape) == 1 else actions.reshape(-1, *self.shape)
 

@@ -130,7 +130,10 @@ def write_variant(
 
 def _to_fp16(model: Any) -> Any:
     float16 = require("onnxruntime.transformers.float16")
-    return float16.convert_float_to_float16(model, keep_io_types=True)
+    converted = float16.convert_float_to_float16(model, keep_io_types=True)
+    # It appends its casts, and other runtimes read the nodes in order.
+    require("onnxruntime.transformers.onnx_model").OnnxModel(converted).topological_sort()
+    return converted
 
 
 def _to_int8(path: Path) -> Any:

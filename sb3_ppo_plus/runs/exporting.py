@@ -113,7 +113,7 @@ def export_source(
     :param n_episodes: episodes of the proof
     :return: what was written, with the proof
     """
-    check_arguments(path, target, opset)
+    check_arguments(path, target, opset, stochastic)
     with _wrapped(source) as env:
         return export_onnx(
             source.model,

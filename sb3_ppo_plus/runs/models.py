@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
+import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
 
+import torch as th
 from sb3_contrib import TRPO, MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C
 from stable_baselines3.common.base_class import BaseAlgorithm
@@ -37,17 +40,18 @@ def load_model(path: Path, device: str = "cpu") -> BaseAlgorithm:
 
 
 def _algorithm(path: Path) -> type[BaseAlgorithm]:
-    """Find the class by the names of the attributes, which are readable without unpickling anything."""
+    """Find the class by the names of attributes and weights, which are readable without unpickling anything."""
     try:
         with zipfile.ZipFile(path) as archive:
             data = json.loads(archive.read("data"))
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+            weights = th.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+    except (OSError, ValueError, KeyError, RuntimeError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise InvalidArgument(
             f"{path} cannot be loaded as a model: no zip of SB3 ({' '.join(str(error).split())[:200]})"
         ) from error
     if "gae_lambda" not in data or "policy_class" not in data:
         raise InvalidArgument(f"{path} cannot be loaded: it is of no algorithm that is known here, which are {_KNOWN}")
-    if "_last_lstm_states" in data:
+    if any(name.startswith("lstm_actor.") for name in weights):
         return RecurrentPPO
     if "maskable" in f"{_home(data, 'rollout_buffer_class')} {_home(data, 'policy_class')}".lower():
         return MaskablePPO

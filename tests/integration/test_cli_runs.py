@@ -201,7 +201,7 @@ def test_a_zip_for_another_environment_is_refused(
 def test_what_is_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.zip").write_text("not a zip")
     assert cli.main(["eval", str(tmp_path / "text.zip"), "--env", "CartPole-v1"]) == cli.EXIT_USAGE
-    assert "text.zip cannot be loaded as a PPO model" in capsys.readouterr().err
+    assert "text.zip cannot be loaded as a model" in capsys.readouterr().err
 
 
 def test_mixed_observations_are_trained_and_recorded(
