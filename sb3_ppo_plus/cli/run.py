@@ -71,7 +71,9 @@ def _make(training: dict[str, Any], env_id: str | None, render: bool) -> Any:
             raise InvalidArgument(
                 f"{chosen} is a MujocoTask, which steps in batches; `ppo-plus verify` plays the file in it"
             )
-        return gym.make(str(chosen), **kwargs, **({"render_mode": "human"} if render else {}))
+        if render:
+            kwargs["render_mode"] = "human"
+        return gym.make(str(chosen), **kwargs)
     except (gym.error.Error, ImportError, TypeError) as error:
         raise InvalidArgument(f"{chosen} cannot be built: {' '.join(str(error).split())}") from error
 
