@@ -15,7 +15,7 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs suites sb3-tests wheel-smoke
+.PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs bench-export suites sb3-tests wheel-smoke
 .PHONY: clean clean-venv
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make bench           speed on this machine: gradient steps, training, start; beside SB3 and SBX (an hour)"
 	@echo "make bench-learning  whether what is fast learns the same, and memory of long trainings (hours)"
 	@echo "make bench-envs      environment steps per second, beside other ways to step MuJoCo (a quarter of an hour)"
+	@echo "make bench-export    latency of one action of an exported file, beside model.predict (a minute)"
 	@echo "make suites          other robotics suites and other MuJoCo versions, each in an environment of its own"
 	@echo "make sb3-tests       Stable-Baselines3's own PPO tests, run on PPOPlus"
 	@echo "make wheel-smoke     build the wheel and use it from a fresh environment"
@@ -74,6 +75,9 @@ bench: $(BENCH_INSTALLED)
 bench-learning: $(BENCH_INSTALLED)
 	$(BENCH_BIN)/python benchmarks/same_learning.py
 	$(BENCH_BIN)/python benchmarks/memory.py
+
+bench-export: $(INSTALLED)
+	$(BIN)/python benchmarks/export_latency.py
 
 bench-envs: $(INSTALLED)
 	$(BIN)/python benchmarks/env_speed.py

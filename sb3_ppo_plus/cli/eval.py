@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sb3_ppo_plus.runs.evaluate import Agent
 
-HELP = "Evaluate a trained model: a run folder, or the zip of any PPO model of SB3 or of this package."
+HELP = "Evaluate a trained model: a run folder, or the zip of any on-policy model of SB3, sb3-contrib or this package."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
