@@ -12,9 +12,8 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
-from sb3_ppo_plus.export.reference import FilePolicy
+from sb3_ppo_plus.export.reference import FilePolicy, Reference
 from sb3_ppo_plus.export.runner import OnnxPolicy
 
 # Episodes that step together.
@@ -134,14 +133,13 @@ def compare_in_env(
     :return: what was found
     """
     masked, file, gaps = takes_masks(model.policy), FilePolicy(OnnxPolicy(path)), []
-    state: Any = None
+    # The environment's own wrappers are at work, so nothing is left to transform.
+    reference = Reference(model, [])
 
     def as_model(raw: Any, seen: Any, begins: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
-        nonlocal state
-        extra = {"action_masks": masks} if masked else {}
-        actions, state = model.predict(seen, state=state, episode_start=begins, deterministic=True, **extra)
-        gaps.append(difference(file.step(raw, begins, masks), np.asarray(actions)))
-        return np.asarray(actions)
+        actions = reference.predict(seen, begins, masks)
+        gaps.append(reference.gap(file.step(raw, begins, masks)))
+        return actions
 
     alone = FilePolicy(OnnxPolicy(path))
     model_returns, n_recorded = play(make_env, n_episodes, seed, as_model, masked)
@@ -216,17 +214,3 @@ class Tap:
 def _array(part: Any) -> np.ndarray:
     """A copy on the host, since environments write into what they gave."""
     return np.array(part.detach().cpu().numpy() if hasattr(part, "detach") else part)
-
-
-def difference(actions: np.ndarray, expected: np.ndarray) -> float:
-    """
-    :param actions: actions of the file [B, ...]
-    :param expected: actions of the model [B, ...]
-    :return: largest difference, over max(1, magnitude); infinite where one is NaN and the other is not
-    """
-    if actions.shape != expected.shape:
-        raise InvalidArgument(f"the file gives actions of shape {actions.shape}, the model {expected.shape}")
-    one, other = np.asarray(actions, np.float64), np.asarray(expected, np.float64)
-    gap = np.abs(one - other) / np.maximum(1.0, np.abs(other))
-    gap[np.isnan(one) & np.isnan(other)] = 0.0
-    return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))

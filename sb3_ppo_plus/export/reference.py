@@ -8,10 +8,13 @@ the model's.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import (
     StackedObservations,
@@ -22,11 +25,31 @@ from stable_baselines3.common.vec_env import (
 )
 
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
+from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
 from sb3_ppo_plus.export.runner import OnnxPolicy
 from sb3_ppo_plus.export.stages import WHOLE, Normalize, Stage, parts_of
 
 Observation = Any
+
+
+@dataclass(frozen=True)
+class Asked:
+    """
+    One question to the model, and its answer.
+
+    :param seen: observations as the policy sees them [B, ...]
+    :param state: state before, None at the start
+    :param begins: whether the row's episode begins [B]
+    :param masks: allowed actions [B, L]
+    :param actions: most likely actions [B, ...]
+    """
+
+    seen: Observation
+    state: Any
+    begins: np.ndarray
+    masks: np.ndarray | None
+    actions: np.ndarray
 
 
 class Reference:
@@ -44,6 +67,7 @@ class Reference:
         self.masked = takes_masks(model.policy)
         self._stacks: dict[int, Any] = {}
         self._state: Any = None
+        self.latest: Asked | None = None
 
     def predict(self, raw: Observation, begins: np.ndarray, masks: np.ndarray | None = None) -> np.ndarray:
         """
@@ -54,10 +78,48 @@ class Reference:
         """
         seen = self.transform(raw, begins)
         extra = {"action_masks": masks} if self.masked else {}
-        actions, self._state = self.model.predict(
-            seen, state=self._state, episode_start=begins, deterministic=True, **extra
-        )
-        return np.asarray(actions)
+        before = self._state
+        actions, self._state = self.model.predict(seen, state=before, episode_start=begins, deterministic=True, **extra)
+        self.latest = Asked(seen, before, begins, masks, np.asarray(actions))
+        return self.latest.actions
+
+    def gap(self, given: np.ndarray) -> float:
+        """
+        Compare with what :meth:`predict` gave last.
+
+        Choices are compared by what the model thinks of them: where two are equally likely, either is right.
+
+        :param given: actions of a file [B, ...]
+        :return: largest difference: of a continuous action over max(1, its magnitude), of log-probability for choices
+        """
+        asked = self.latest
+        assert asked is not None
+        if isinstance(self.model.action_space, spaces.Box) or given.shape != asked.actions.shape:
+            return difference(given, asked.actions)
+        if np.array_equal(given, asked.actions):
+            return 0.0
+        with th.no_grad():
+            distribution = self._distribution(asked)
+            one, other = (
+                distribution.log_prob(th.as_tensor(actions, device=self.model.device))
+                for actions in (asked.actions, given)
+            )
+        return float((one - other).abs().max())
+
+    def _distribution(self, asked: Asked) -> Any:
+        """The model's action distribution on what it was asked last."""
+        policy: Any = self.model.policy
+        obs, _ = policy.obs_to_tensor(asked.seen)
+        if self.masked:
+            return policy.get_distribution(obs, action_masks=asked.masks)
+        if not isinstance(policy, RecurrentActorCriticPolicy):
+            return policy.get_distribution(obs)
+        shape = list(policy.lstm_hidden_state_shape)
+        shape[1] = len(asked.begins)
+        state = asked.state if asked.state is not None else (np.zeros(shape), np.zeros(shape))
+        hidden, cell = (th.as_tensor(part, dtype=th.float32, device=policy.device) for part in state)
+        begins = th.as_tensor(asked.begins, dtype=th.float32, device=policy.device)
+        return policy.get_distribution(obs, (hidden, cell), begins)[0]
 
     def transform(self, raw: Observation, begins: np.ndarray) -> Observation:
         """
@@ -194,3 +256,17 @@ def sample_masks(sizes: Sequence[int], rows: int, rng: np.random.Generator) -> n
         part[np.arange(rows), rng.integers(size, size=rows)] = True
         parts.append(part)
     return np.concatenate(parts, axis=1)
+
+
+def difference(actions: np.ndarray, expected: np.ndarray) -> float:
+    """
+    :param actions: actions of the file [B, ...]
+    :param expected: actions of the model [B, ...]
+    :return: largest difference, over max(1, magnitude); infinite where one is NaN and the other is not
+    """
+    if actions.shape != expected.shape:
+        raise InvalidArgument(f"the file gives actions of shape {actions.shape}, the model {expected.shape}")
+    one, other = np.asarray(actions, np.float64), np.asarray(expected, np.float64)
+    gap = np.abs(one - other) / np.maximum(1.0, np.abs(other))
+    gap[np.isnan(one) & np.isnan(other)] = 0.0
+    return float(np.nan_to_num(gap, nan=np.inf).max(initial=0.0))

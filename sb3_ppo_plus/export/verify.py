@@ -14,16 +14,20 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env, difference
+from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env
 from sb3_ppo_plus.export.heads import branch_sizes
 from sb3_ppo_plus.export.metadata import SPEC, load_onnx, read_json, read_metadata
 from sb3_ppo_plus.export.reference import FilePolicy, Reference, sample_masks, sample_observations
+from sb3_ppo_plus.export.rounding import Twins
 from sb3_ppo_plus.export.runner import OnnxPolicy
 from sb3_ppo_plus.export.stages import Stage, read_wrappers, wrappers_of
 from sb3_ppo_plus.export.structure import Finding, check_structure
 
 # Largest difference of an action, per unit of its magnitude above one.
 TOLERANCE = 1e-6
+# A trained network can be farther than that from its own float64 twin. A file rounds in other places than the model, so
+# it may differ by some times that, and never by more than the second number.
+_ROUNDINGS, _MOST = 4.0, 1e-4
 # Steps of a random sequence; states of recurrent policies and frame stacks need more than one.
 _SEQUENCE = 20
 
@@ -36,6 +40,7 @@ class Verification:
     :param structure: rules of the file, kept or not
     :param n_random: number of random observations
     :param random_difference: largest difference of an action on them, over max(1, its magnitude)
+    :param rounding: largest difference between the model's network in float32 and in float64 on them
     :param tolerance: what is allowed
     :param loop: recorded observations and returns, None without an environment
     """
@@ -43,6 +48,7 @@ class Verification:
     structure: list[Finding] = field(default_factory=list)
     n_random: int = 0
     random_difference: float = 0.0
+    rounding: float = 0.0
     tolerance: float = TOLERANCE
     loop: ClosedLoop | None = None
 
@@ -71,7 +77,9 @@ class Verification:
             "rules": len(self.structure),
             "random_observations": self.n_random,
             "random_max_difference": self.random_difference,
-            "tolerance": self.tolerance,
+            "model_float32_rounding": self.rounding,
+            # Infinity is no JSON; it stands for a variant, whose return decides.
+            "tolerance": self.tolerance if np.isfinite(self.tolerance) else None,
         }
         return {**told, **(self.loop.summary() if self.loop is not None else {})}
 
@@ -86,7 +94,7 @@ class Verification:
         ]
         lines.append(
             f"  random observations   {self.n_random:,}, largest difference {self.random_difference:.1e} "
-            f"(allowed {self.tolerance:.0e})"
+            f"(allowed {self.tolerance:.1e}; float32 itself {self.rounding:.1e})"
         )
         if self.loop is not None:
             lines += self.loop.lines()
@@ -117,7 +125,8 @@ def verify_onnx(
     :param n_random: number of random observations, typically 1000
     :param n_episodes: episodes that model and file play each, typically 20 or more; more narrows the intervals
     :param seed: seed of observations and episodes
-    :param tolerance: largest difference of an action, over max(1, its magnitude)
+    :param tolerance: largest difference of an action, over max(1, its magnitude). Where float32 alone carries the model
+        farther than a quarter of it from its float64 twin, four times that distance is allowed, at most 1e-4
     :return: what was found; it says whether the file passed
     :raises InvalidArgument: when the file cannot be read, or does not belong to such a model
     """
@@ -141,7 +150,8 @@ def verify_onnx(
         chain = wrappers_of(wrapped) if wrapped is not None else []
         reference = Reference(model, chain, normalizer)
         found.n_random = _SEQUENCE * max(1, -(-n_random // _SEQUENCE))
-        found.random_difference = _compare_random(path, reference, space, stages, found.n_random, seed)
+        found.random_difference, found.rounding = _compare_random(path, reference, space, stages, found.n_random, seed)
+        found.tolerance = max(found.tolerance, min(_MOST, _ROUNDINGS * found.rounding))
     finally:
         if probe is not None:
             probe.close()
@@ -152,15 +162,19 @@ def verify_onnx(
 
 def _compare_random(
     path: Path, reference: Reference, space: spaces.Space, stages: list[Stage], n: int, seed: int
-) -> float:
-    """Largest difference over sequences of random observations, in which episodes begin anew now and then."""
+) -> tuple[float, float]:
+    """
+    Largest difference over sequences of random observations, in which episodes begin anew now and then, and rounding.
+    """
     policy, rng, rows = FilePolicy(OnnxPolicy(path)), np.random.default_rng(seed), n // _SEQUENCE
     sizes = branch_sizes(reference.model.action_space) if reference.masked else None
-    largest = 0.0
+    twins, largest, rounding = Twins(reference.model), 0.0, 0.0
     for step in range(_SEQUENCE):
         obs = sample_observations(space, rows, rng, stages)
         masks = sample_masks(sizes, rows, rng) if sizes is not None else None
         begins = np.full(rows, True) if step == 0 else rng.random(rows) < 0.1
-        expected = reference.predict(obs, begins, masks)
-        largest = max(largest, difference(policy.step(obs, begins, masks), expected))
-    return largest
+        reference.predict(obs, begins, masks)
+        assert reference.latest is not None
+        largest = max(largest, reference.gap(policy.step(obs, begins, masks)))
+        rounding = max(rounding, twins.measure(reference.latest.seen, masks))
+    return largest, rounding

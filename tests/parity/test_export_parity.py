@@ -11,8 +11,7 @@ from export_models import CASES, env_maker, trained
 from sb3_ppo_plus.envs import TensorVecFrameStack, TensorVecNormalize
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export import OnnxPolicy, export_onnx
-from sb3_ppo_plus.export.closed_loop import difference
-from sb3_ppo_plus.export.reference import FilePolicy, Reference, sample_observations
+from sb3_ppo_plus.export.reference import FilePolicy, Reference, difference, sample_observations
 from sb3_ppo_plus.export.stages import read_wrappers, wrappers_of
 
 onnx = pytest.importorskip("onnx")
