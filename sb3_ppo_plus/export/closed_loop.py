@@ -80,7 +80,7 @@ class ClosedLoop:
         """
         return {
             "recorded_observations": self.n_recorded,
-            "recorded_max_difference": self.recorded_difference,
+            "recorded_max_difference": finite(self.recorded_difference),
             "episodes": len(self.model_returns),
             "model_return_ci95": list(interval(self.model_returns)),
             "file_return_ci95": list(interval(self.file_returns)),
@@ -95,6 +95,14 @@ class ClosedLoop:
             f"  return of the model   {describe(self.model_returns)}",
             f"  return of the file    {describe(self.file_returns)}",
         ]
+
+
+def finite(value: float) -> float | None:
+    """
+    :param value: a number
+    :return: the same, None for NaN and infinity, which JSON does not have
+    """
+    return value if math.isfinite(value) else None
 
 
 def interval(returns: list[float]) -> tuple[float, float, float]:

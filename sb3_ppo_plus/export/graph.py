@@ -245,7 +245,7 @@ def check_policy(model: BaseAlgorithm) -> None:
     if base is None:
         raise InvalidArgument(
             f"{type(model).__name__} with {type(policy).__name__} cannot be exported; the exporter knows the "
-            "actor-critic policies of PPOPlus, PPO, A2C, MaskablePPO and RecurrentPPO"
+            "policies of PPOPlus, PPO, A2C, TRPO, MaskablePPO and RecurrentPPO"
         )
     for name in _OWN_METHODS:
         if getattr(type(policy), name) is not getattr(base, name):

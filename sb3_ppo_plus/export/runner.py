@@ -190,7 +190,6 @@ class OnnxPolicy:
 
     def _batch(self, observation: Any) -> tuple[dict[str, np.ndarray], int, bool]:
         """Inputs by name, the number of rows, and whether there was one observation without a batch."""
-        first = self.observations[0]
         if isinstance(observation, Mapping):
             missing = [one.key or one.name for one in self.observations if (one.key or one.name) not in observation]
             if missing:
@@ -216,9 +215,7 @@ class OnnxPolicy:
             parts[one.name] = np.ascontiguousarray(array, dtype=one.dtype)
             counts.add(len(array))
         if len(counts) != 1:
-            raise InvalidArgument(
-                f"the parts of the observation have {sorted(counts)} rows; {first.name} and the others"
-            )
+            raise InvalidArgument(f"the parts of the observation have different numbers of rows: {sorted(counts)}")
         return parts, counts.pop(), single
 
     def _mask_rows(self, action_masks: Any, rows: int) -> np.ndarray:

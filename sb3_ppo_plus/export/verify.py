@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env
+from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env, finite
 from sb3_ppo_plus.export.heads import branch_sizes
 from sb3_ppo_plus.export.metadata import SPEC, load_onnx, read_json, read_metadata
 from sb3_ppo_plus.export.reference import FilePolicy, Reference, sample_masks, sample_observations
@@ -76,10 +76,10 @@ class Verification:
             "failures": self.failures,
             "rules": len(self.structure),
             "random_observations": self.n_random,
-            "random_max_difference": self.random_difference,
+            "random_max_difference": finite(self.random_difference),
             "model_float32_rounding": self.rounding,
-            # Infinity is no JSON; it stands for a variant, whose return decides.
-            "tolerance": self.tolerance if np.isfinite(self.tolerance) else None,
+            # None for a variant, whose return decides.
+            "tolerance": finite(self.tolerance),
         }
         return {**told, **(self.loop.summary() if self.loop is not None else {})}
 

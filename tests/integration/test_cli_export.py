@@ -226,6 +226,17 @@ def test_mistakes_are_explained_and_leave_nothing(
     assert sorted(folder.parent.rglob("*")) == before
 
 
+@pytest.mark.parametrize("missing", ["onnx", "onnxruntime"])
+def test_a_missing_package_names_the_extra(
+    folder: Path, missing: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, missing, None)
+    before = sorted(folder.rglob("*"))
+    assert main(["export", str(folder)]) == 1
+    assert 'pip install "sb3-ppo-plus[export]"' in capsys.readouterr().err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_policies_that_act_their_own_way_are_refused(tmp_path: Path) -> None:
     from stable_baselines3.common.policies import ActorCriticPolicy
 

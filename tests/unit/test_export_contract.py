@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -138,6 +139,15 @@ def test_what_the_game_does_is_played(models: dict[str, Any]) -> None:
     """Unity's probe has every action forbidden; the game any number of agents."""
     rules = {finding.rule for finding in check_structure(models["discrete"])}
     assert {"runs with 1 rows of zeros", "runs with 7 rows of zeros"} <= rules
+
+
+def test_a_file_that_cannot_run_is_told_in_json(tmp_path: Path, models: dict[str, Any]) -> None:
+    model = copy.deepcopy(models["generic"])
+    rename(model, "actions", "commands")
+    onnx.save(model, tmp_path / "p.onnx")
+    found = verify_onnx(tmp_path / "p.onnx", trained("PPOPlus box"))
+    assert not found.passed
+    assert json.loads(json.dumps(found.summary(), allow_nan=False))["random_max_difference"] is None
 
 
 def test_a_file_with_one_weight_moved_fails(tmp_path: Path) -> None:

@@ -106,6 +106,11 @@ def test_masks_are_allowed_choices_and_none_allows_all(files: dict[str, Path]) -
         ("PPOPlus box", lambda p: p.predict(np.zeros(5), action_masks=[1]), "takes no action_masks"),
         ("two extractors", lambda p: p.predict(np.zeros(5)), "takes a mapping"),
         ("two extractors", lambda p: p.predict({"pose": np.zeros(5)}), "are missing"),
+        (
+            "two extractors",
+            lambda p: p.predict({"pose": np.zeros((2, 5)), "camera": np.zeros((3, 36, 36, 3)), "gear": np.zeros(2)}),
+            "different numbers of rows",
+        ),
         ("MaskablePPO discrete", lambda p: p.predict(np.zeros(5), action_masks=[1, 0]), "action_masks has shape"),
         ("RecurrentPPO normalized frames", lambda p: p.predict(np.zeros(5), state=(np.zeros(1),)), "state has 1 parts"),
         (
