@@ -124,7 +124,7 @@ def describe(returns: list[float]) -> str:
     :return: mean and interval in words
     """
     mean, low, high = interval(returns)
-    return f"{mean:,.1f} [{low:,.1f}, {high:,.1f}] (95 % CI, {len(returns)} episodes)"
+    return f"{mean:,.1f} [{low:,.1f}, {high:,.1f}] (95 % CI, {len(returns)} episode{'s'[: len(returns) > 1]})"
 
 
 def compare_in_env(

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_plus.envs.tasks.registry import TASKS
+
 # mjtJoint: free, ball, slide, hinge; their positions' and velocities' sizes, parts and units.
 _QPOS = {
     0: (("x", "m"), ("y", "m"), ("z", "m"), ("qw", "1"), ("qx", "1"), ("qy", "1"), ("qz", "1")),
@@ -118,11 +120,15 @@ def observation_terms(model: Any, task_id: str | None, size: int) -> list[dict[s
     :param model: ``mujoco.MjModel``
     :param task_id: Gymnasium id
     :param size: length of the observation
-    :return: terms with name, size, units, and names of their elements where these are known
+    :return: terms with name, size, units, and names of their elements for Gymnasium's tasks; one called ``obs`` for any
+        other
     """
     if task_id in _SPECIAL:
         terms = [{"name": name, "size": length, "units": unit} for name, length, unit in _SPECIAL[task_id]]
         return terms if sum(length for _, length, _ in _SPECIAL[task_id]) == size else _unknown(size)
+    if task_id not in TASKS:
+        # A length that fits by chance would be a wrong label.
+        return _unknown(size)
     positions, velocities = list(_elements(model, _QPOS)), list(_elements(model, _QVEL))
     bodies = [_name(model.body(index).name, "body", index) for index in range(1, model.nbody)]
     extras = {name: len(bodies) * width for name, width in _SIZES_OF_BODIES.items()}

@@ -91,12 +91,13 @@ def test_servos_and_motors_at_full_precision() -> None:
     assert flat["joint_names"] == "shoulder,slider" and flat["run_path"] == "my_run"
     assert [float(text) for text in flat["joint_stiffness"].split(",")] == [123.45678901234, 0.0]
     assert [float(text) for text in flat["default_joint_pos"].split(",")] == [0.0, 0.123456789012345]
-    assert flat["observation_names"] == "qpos,qvel" and flat["command_names"] == ""
+    assert flat["observation_names"] == "obs" and flat["command_names"] == ""
 
 
 def test_an_observation_of_somebodys_own_is_called_unknown() -> None:
     model = mujoco.MjModel.from_xml_string(SERVO)
-    assert observation_terms(model, None, 99) == [{"name": "obs", "size": 99, "units": "unknown"}]
+    for size in (99, model.nq + model.nv):
+        assert observation_terms(model, "Mine-v0", size) == [{"name": "obs", "size": size, "units": "unknown"}]
 
 
 def test_the_file_of_a_robot_holds_it_all(tmp_path: Path) -> None:
