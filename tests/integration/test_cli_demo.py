@@ -27,6 +27,7 @@ def test_the_demo_trains_evaluates_and_says_where_everything_lies(tmp_path: Path
     assert "return before" in done.stdout and "(8 episodes)" in done.stdout
     assert "(20 episodes)" in done.stdout
     assert str(run / "learning_curve.png") in done.stdout
+    assert done.stdout.count("acts as the model does") == 2 and (run / "policy.onnx").is_file()
     video = run / "video.gif"
     if video.is_file():
         assert video.stat().st_size < 3e6
