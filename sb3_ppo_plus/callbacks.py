@@ -234,7 +234,8 @@ class ExportOnBest(BaseCallback):
         super().__init__()
         from sb3_ppo_plus.export.api import check_arguments
 
-        check_arguments(Path(path), target, options.get("opset"), bool(options.get("stochastic")))
+        chosen = {name: options[name] for name in ("stochastic", "values") if name in options}
+        check_arguments(Path(path), target, options.get("opset"), **chosen)
         self.path, self.target, self.n_random, self.options = Path(path), target, n_random, options
 
     def _init_callback(self) -> None:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sb3_ppo_plus.cli.which import add_env, add_which_model
+
 if TYPE_CHECKING:
     from sb3_ppo_plus.runs.evaluate import Agent
 
@@ -20,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """
     add = parser.add_argument
     add("source", type=Path, metavar="RUN_OR_ZIP", help="run folder, or model zip")
-    add("--env", default=None, metavar="ID", help="environment; needed for a zip without a config.yml beside it")
+    add_env(parser)
     add("--episodes", type=int, default=20, metavar="N", help="number of episodes (20)")
     add("--seed", type=int, default=2_000_000, metavar="N", help="seed, by default far from those of training")
     add("--stochastic", action="store_true", help="sample actions instead of taking the most likely one")
@@ -33,11 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="write a video, .gif or .mp4 (needs imageio-ffmpeg); needs no screen",
     )
     picture.add_argument("--render", action="store_true", help="show the episodes in a window, in real time")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument(
-        "--best", action="store_true", default=True, help="the model with the best evaluation (this is the default)"
-    )
-    which.add_argument("--last", dest="best", action="store_false", help="the newest model")
+    add_which_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sb3_ppo_plus.cli.which import add_env, add_which_model
+
 HELP = (
     "Write a trained model as one ONNX file, from the raw observation to the command, and prove that it acts like the "
     "model. Takes models of PPOPlus, PPO, A2C, TRPO, MaskablePPO and RecurrentPPO."
@@ -24,16 +26,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="generic; robot: with metadata of a MuJoCo robot; mlagents: for Unity (generic)",
     )
-    add("--env", default=None, metavar="ID", help="environment; needed for a zip without a config.yml beside it")
+    add_env(parser)
     add("--opset", type=int, default=None, metavar="N", help="version of ONNX's operators (17; 9 for mlagents)")
     add("--stochastic", action="store_true", help="also give actions drawn from the policy")
     add("--values", action="store_true", help="also give the critic's opinion")
     add("--size", default="fp32", metavar="SIZE", help="fp16 or int8: a smaller file too, with the return it loses")
     add("--metadata", type=Path, default=None, metavar="FILE", help="YAML mapping to put into the file")
     add("--episodes", type=int, default=20, metavar="N", help="episodes of the proof (20)")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--best", action="store_true", default=True, help="the model with the best evaluation (default)")
-    which.add_argument("--last", dest="best", action="store_false", help="the newest model")
+    add_which_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,10 +54,10 @@ def run(args: argparse.Namespace) -> int:
     from sb3_ppo_plus.runs.exporting import check_size, export_source, open_source, shrink
 
     output = args.output or model_path(args.source, args.best).with_suffix(".onnx")
-    check_arguments(output, args.target, args.opset, args.stochastic)
+    opset = check_arguments(output, args.target, args.opset, args.stochastic, args.values)
     th.set_num_threads(1)
     source = open_source(args.source, args.env, args.best)
-    check_size(args.size, source)
+    check_size(args.size, source, args.target, opset)
     report = export_source(
         source, output, args.target, args.opset, args.stochastic, args.values, metadata, args.episodes
     )

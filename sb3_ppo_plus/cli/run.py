@@ -65,6 +65,11 @@ def _make(training: dict[str, Any], env_id: str | None, render: bool) -> Any:
         raise InvalidArgument("the file does not say which environment it is for; give --env")
     chosen = env_id or named
     kwargs = dict(training.get("env_kwargs") or {}) if chosen == named else {}
+    if chosen == named and training.get("env_wrapper"):
+        raise InvalidArgument(
+            f"the model was trained with env_wrapper {training['env_wrapper']}, which is not part of the file; "
+            "`ppo-plus verify` plays it with that, or register an environment that has it and give its id with --env"
+        )
     module, _, name = str(chosen).rpartition(":")
     try:
         if module and _is_task(module, name):

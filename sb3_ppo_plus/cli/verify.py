@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sb3_ppo_plus.cli.which import add_env, add_which_model
+
 HELP = (
     "Prove that an ONNX file acts like the model it was made from: structure, random and recorded observations, and "
     "returns. Exit code 0: it does; 1: it does not."
@@ -18,14 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("file", type=Path, metavar="FILE", help="ONNX file that `ppo-plus export` wrote")
     add("--model", type=Path, required=True, metavar="RUN_OR_ZIP", help="run folder, or model zip")
-    add("--env", default=None, metavar="ID", help="environment; needed for a zip without a config.yml beside it")
+    add_env(parser)
     add("--random", type=int, default=1000, metavar="N", help="random observations (1000)")
     add("--episodes", type=int, default=20, metavar="N", help="episodes that model and file play each (20)")
     add("--seed", type=int, default=3_000_000, metavar="N", help="seed of observations and episodes")
     add("--no-store", action="store_true", help="leave the file as it is; else the result goes into its metadata")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--best", action="store_true", default=True, help="the model with the best evaluation (default)")
-    which.add_argument("--last", dest="best", action="store_false", help="the newest model")
+    add_which_model(parser)
 
 
 def run(args: argparse.Namespace) -> int:

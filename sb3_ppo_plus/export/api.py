@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,16 +15,16 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize, VecTransposeI
 from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.graph import PolicyGraph, Wanted, check_policy
-from sb3_ppo_plus.export.metadata import SPEC, VERIFICATION, put_metadata, require, save_onnx
+from sb3_ppo_plus.export.metadata import SPEC, VERIFICATION, put_metadata, require, to_json
 from sb3_ppo_plus.export.spec import Origin, build_spec
 from sb3_ppo_plus.export.stages import Stage, normalize_stage, read_wrappers
 from sb3_ppo_plus.export.verify import Verification, verify_onnx
-from sb3_ppo_plus.export.writing import to_onnx
+from sb3_ppo_plus.export.writing import OPSETS, to_onnx
 
 # target: (default opset, opsets it can have, why)
 TARGETS: dict[str, tuple[int, range, str]] = {
-    "generic": (17, range(9, 26), "torch writes 9 to 25"),
-    "robot": (17, range(9, 26), "torch writes 9 to 25"),
+    "generic": (17, OPSETS, "torch writes no other"),
+    "robot": (17, OPSETS, "torch writes no other"),
     "mlagents": (9, range(9, 10), "9 is the one that every Unity package from 2.0 to 4.x imports"),
 }
 # onnxruntime 1.32 opens RandomNormalLike and RandomUniformLike of no newer one.
@@ -90,8 +89,9 @@ def export_onnx(
     :param opset: version of ONNX's operators, None for the target's (17; 9 for mlagents); lower ones open in older
         runtimes
     :param stochastic: also give actions drawn from the policy; ``mlagents`` always does
-    :param values: also give the critic's opinion
-    :param metadata: entries to put in, which win over those found by themselves
+    :param values: also give the critic's opinion; not for ``mlagents``
+    :param metadata: entries of your own: under ``user`` in the metadata; for ``robot`` they complete the description of
+        the robot and win over what was read
     :param origin: where the model comes from, for the metadata; None for what the model itself knows
     :param make_env: from a number of environments and a seed to wrapped environments; with it the proof has real
         observations and returns, see :func:`~sb3_ppo_plus.export.verify_onnx`
@@ -102,30 +102,30 @@ def export_onnx(
         file that would act differently; nothing is written then
     """
     path = Path(path)
-    opset = check_arguments(path, target, opset, stochastic)
+    opset = check_arguments(path, target, opset, stochastic, values)
     require("onnxruntime")
     check_policy(model)
     wrapped = env if env is not None else model.get_env()
     space, stages = observation_path(model, wrapped, normalizer)
     graph, onnx_model = _build(model, space, stages, target, opset, Wanted(stochastic, values))
     spec = build_spec(model, graph, wrapped, target, opset, origin, metadata)
-    put_metadata(onnx_model, {SPEC: json.dumps(spec.spec), **spec.flat})
+    put_metadata(onnx_model, {SPEC: to_json(spec.spec), **spec.flat})
     # The file is proven where it will lie, under another name, and takes its own only then.
     with atomic_path(path) as temporary:
-        save_onnx(onnx_model, temporary)
+        temporary.write_bytes(onnx_model.SerializeToString())
         proof = verify_onnx(temporary, model, wrapped, make_env, normalizer, n_random, n_episodes)
         if not proof.passed:
             raise InvalidArgument(
                 f"{path} was not written, because it would not act as the model does: {'; '.join(proof.failures)}"
             )
-        put_metadata(onnx_model, {VERIFICATION: json.dumps(proof.summary())})
-        save_onnx(onnx_model, temporary)
+        put_metadata(onnx_model, {VERIFICATION: to_json(proof.summary())})
+        temporary.write_bytes(onnx_model.SerializeToString())
         size = temporary.stat().st_size
     inputs, outputs = ([value.name for value in part] for part in (onnx_model.graph.input, onnx_model.graph.output))
     return ExportReport(path, size, opset, inputs, outputs, proof)
 
 
-def check_arguments(path: Path, target: str, opset: int | None, stochastic: bool = False) -> int:
+def check_arguments(path: Path, target: str, opset: int | None, stochastic: bool = False, values: bool = False) -> int:
     """
     Find out what cannot work before anything is loaded or written.
 
@@ -133,6 +133,7 @@ def check_arguments(path: Path, target: str, opset: int | None, stochastic: bool
     :param target: a key of :data:`TARGETS`
     :param opset: version of the operators, None for the target's
     :param stochastic: whether drawn actions are wanted
+    :param values: whether the critic's opinion is wanted
     :return: the opset
     :raises InvalidArgument: saying what was wrong and what to do instead
     """
@@ -147,6 +148,8 @@ def check_arguments(path: Path, target: str, opset: int | None, stochastic: bool
             f"opset={opset} and stochastic=True: onnxruntime has no random operators beyond opset {_MAX_STOCHASTIC}; "
             "give a lower opset"
         )
+    if values and target == "mlagents":
+        raise InvalidArgument("values=True has no place in a file for Unity; export another one with target generic")
     if path.is_dir():
         raise InvalidArgument(f"{path} is a folder; give the path of a file, such as {path / 'policy.onnx'}")
     return default if opset is None else opset

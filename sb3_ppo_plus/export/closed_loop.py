@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
 from sb3_ppo_plus.export.reference import FilePolicy, Reference
 from sb3_ppo_plus.export.runner import OnnxPolicy
@@ -19,27 +20,10 @@ from sb3_ppo_plus.export.runner import OnnxPolicy
 # Episodes that step together.
 _ENVS = 20
 # Two-sided 97.5 % points of Student's t for 1, 2, ... degrees of freedom; the normal one beyond.
-_T: tuple[float, ...] = (
-    12.71,
-    4.30,
-    3.18,
-    2.78,
-    2.57,
-    2.45,
-    2.36,
-    2.31,
-    2.26,
-    2.23,
-    2.20,
-    2.18,
-    2.16,
-    2.14,
-    2.13,
-    2.12,
-    2.11,
-    2.10,
-)
-_T += (2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04)
+_T = (
+    12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13,
+    2.12, 2.11, 2.10, 2.09, 2.09, 2.08, 2.07, 2.07, 2.06, 2.06, 2.06, 2.05, 2.05, 2.05, 2.04,
+)  # fmt: skip
 Act = Callable[[Any, Any, np.ndarray, "np.ndarray | None"], np.ndarray]
 
 
@@ -80,7 +64,7 @@ class ClosedLoop:
         """
         return {
             "recorded_observations": self.n_recorded,
-            "recorded_max_difference": finite(self.recorded_difference),
+            "recorded_max_difference": self.recorded_difference,
             "episodes": len(self.model_returns),
             "model_return_ci95": list(interval(self.model_returns)),
             "file_return_ci95": list(interval(self.file_returns)),
@@ -95,14 +79,6 @@ class ClosedLoop:
             f"  return of the model   {describe(self.model_returns)}",
             f"  return of the file    {describe(self.file_returns)}",
         ]
-
-
-def finite(value: float) -> float | None:
-    """
-    :param value: a number
-    :return: the same, None for NaN and infinity, which JSON does not have
-    """
-    return value if math.isfinite(value) else None
 
 
 def interval(returns: list[float]) -> tuple[float, float, float]:
@@ -179,7 +155,7 @@ def play(
         totals, n_seen = np.zeros(n_envs), 0
         returns: list[list[float]] = [[] for _ in range(n_envs)]
         while (np.array([len(done) for done in returns]) < wanted).any():
-            masks = np.stack(env.env_method("action_masks")).reshape(n_envs, -1) if masked else None
+            masks = masks_of(env) if masked else None
             actions = act(tap.raw, seen, begins, masks)
             n_seen += n_envs
             seen, rewards, begins, infos = env.step(actions)
@@ -191,6 +167,20 @@ def play(
     finally:
         env.close()
     return [value for done, n in zip(returns, wanted, strict=True) for value in done[:n]], n_seen
+
+
+def masks_of(env: VecEnv) -> np.ndarray:
+    """
+    :param env: environments
+    :return: allowed actions of each, by sb3-contrib's convention [N, L]
+    :raises InvalidArgument: when they offer none
+    """
+    try:
+        return np.stack(env.env_method("action_masks")).reshape(env.num_envs, -1)
+    except AttributeError as missing:
+        raise InvalidArgument(
+            f"the policy takes masks, and the environment has no method action_masks(): {missing}"
+        ) from missing
 
 
 class Tap:

@@ -59,7 +59,9 @@ class Port:
         return th.ones(shape, dtype=self.dtype) if self.role == "mask" else th.zeros(shape, dtype=self.dtype)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON."""
+        """
+        :return: as a mapping for the metadata
+        """
         plain = {"name": self.name, "role": self.role, "shape": list(self.shape), "dtype": str(self.dtype)[6:]}
         return {**plain, **({"key": self.key} if self.key else {})}
 

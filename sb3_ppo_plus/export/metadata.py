@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,31 @@ def read_json(metadata: dict[str, str], key: str) -> dict[str, Any]:
     return value
 
 
+def to_json(value: Mapping[str, Any]) -> str:
+    """
+    Write what every JSON reader takes: NaN and infinity become null, NumPy's numbers and arrays plain ones.
+
+    :param value: mapping
+    :return: JSON
+    :raises InvalidArgument: when something in it has no form in JSON
+    """
+    return json.dumps(_plain(value, ()), allow_nan=False)
+
+
+def _plain(value: Any, path: tuple[str, ...]) -> Any:
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, (*path, str(key))) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item, path) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if value is None or isinstance(value, (str, int)):
+        return value
+    raise InvalidArgument(f"{'.'.join(path)} is a {type(value).__name__}, which JSON does not have; give it as text")
+
+
 def put_metadata(model: Any, entries: dict[str, str]) -> None:
     """
     Write metadata into a model in memory; entries with the same key are replaced.
@@ -113,5 +140,5 @@ def store_verification(path: Path, summary: dict[str, Any]) -> None:
     :param summary: what :meth:`Verification.summary` gives
     """
     model = load_onnx(path)
-    put_metadata(model, {VERIFICATION: json.dumps(summary)})
+    put_metadata(model, {VERIFICATION: to_json(summary)})
     save_onnx(model, path)

@@ -28,7 +28,7 @@ from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
 from sb3_ppo_plus.export.runner import OnnxPolicy
-from sb3_ppo_plus.export.stages import WHOLE, Normalize, Stage, parts_of
+from sb3_ppo_plus.export.stages import WHOLE, Normalize, Stage, parts_of, stack_layout
 
 Observation = Any
 
@@ -180,14 +180,7 @@ class FilePolicy:
 
 def _new_stack(wrapper: Any, n_envs: int) -> Any:
     """SB3's stack of a wrapper, for another number of environments."""
-    space = wrapper.venv.observation_space
-    if isinstance(wrapper, TensorVecFrameStack):
-        axes: dict[str, int] = wrapper.axes
-        depth = wrapper.n_stack
-    else:
-        whole: Any = wrapper.stacked_obs
-        each = whole.sub_stacked_observations if isinstance(space, spaces.Dict) else {WHOLE: whole}
-        axes, depth = {key: one.stack_dimension for key, one in each.items()}, whole.n_stack
+    space, (axes, depth) = wrapper.venv.observation_space, stack_layout(wrapper)
     order: Any = {key: "first" if axis == 1 else "last" for key, axis in axes.items()}
     stacked: Any = StackedObservations(n_envs, depth, space, order if isinstance(space, spaces.Dict) else order[WHOLE])
     return stacked

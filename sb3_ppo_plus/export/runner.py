@@ -8,7 +8,6 @@ Act with an ONNX file: NumPy and onnxruntime, neither torch nor Stable-Baselines
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,8 +17,8 @@ from typing import Any
 import numpy as np
 
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.export.metadata import SPEC, read_json
 
-_SPEC = "sb3_ppo_plus.spec"
 _TYPES = {
     "tensor(float)": np.float32,
     "tensor(float16)": np.float16,
@@ -107,7 +106,7 @@ class OnnxPolicy:
             reason = " ".join(str(error).split())[:300]
             raise InvalidArgument(f"onnxruntime cannot open {self.path}: {reason}") from error
         self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
-        self.spec: dict[str, Any] = json.loads(self.metadata.get(_SPEC, "{}"))
+        self.spec: dict[str, Any] = read_json(self.metadata, SPEC)
         told = {entry["name"]: entry for entry in self.spec.get("inputs", [])}
         inputs = [_read_input(node, told.get(node.name, {})) for node in self.session.get_inputs()]
         outputs = [node.name for node in self.session.get_outputs()]
@@ -142,8 +141,7 @@ class OnnxPolicy:
         :return: actions as the environment takes them, and the state for the next call (None without one)
         :raises InvalidArgument: when something does not fit the file
         """
-        parts, rows, single = self._batch(observation)
-        feeds = parts
+        feeds, rows, single = self._batch(observation)
         if self.masks is not None:
             feeds[self.masks.name] = self._mask_rows(action_masks, rows)
         elif action_masks is not None:

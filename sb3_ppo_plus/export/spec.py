@@ -30,6 +30,7 @@ class Origin:
     :param sha256: hash of the zip
     :param env_id: environment it was trained in
     :param env_kwargs: arguments of that environment
+    :param env_wrapper: wrappers around each single environment, whose observations the file takes
     :param mean_return: mean return of the evaluation that the model was kept for
     :param run_path: folder of the run
     """
@@ -38,6 +39,7 @@ class Origin:
     sha256: str | None = None
     env_id: str | None = None
     env_kwargs: dict[str, Any] = field(default_factory=dict)
+    env_wrapper: Any = None
     mean_return: float | None = None
     run_path: str | None = None
 
@@ -94,12 +96,13 @@ def build_spec(
             "seed": model.seed,
             "env_id": origin.env_id or env_id_of(env),
             "env_kwargs": origin.env_kwargs,
+            "env_wrapper": origin.env_wrapper,
             "checkpoint": origin.checkpoint,
             "checkpoint_sha256": origin.sha256,
         },
     }
     if target != "robot":
-        return Spec({**spec, **dict(override or {})}, {})
+        return Spec({**spec, **({"user": dict(override)} if override else {})}, {})
     from sb3_ppo_plus.export.robot import describe_robot, flat_keys
 
     robot = describe_robot(env) if env is not None else None
@@ -115,20 +118,16 @@ def build_spec(
 def space_json(space: Any) -> dict[str, Any]:
     """
     :param space: space of Gymnasium
-    :return: its kind, shape and bounds, with numbers at full precision and None for an infinite bound
+    :return: its kind, shape and bounds, numbers at full precision
     """
     told: dict[str, Any] = {"kind": type(space).__name__, "shape": list(space.shape or ())}
     if isinstance(space, spaces.Box):
         told["dtype"] = str(space.dtype)
         if space.dtype != np.uint8:
-            told.update({name: _finite(getattr(space, name)) for name in ("low", "high")})
+            told.update(low=space.low.flatten(), high=space.high.flatten())
     elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)):
         told["choices"] = list(branch_sizes(space))
     return told
-
-
-def _finite(bounds: np.ndarray) -> list[float | None]:
-    return [float(value) if np.isfinite(value) else None for value in bounds.flatten()]
 
 
 def installed_versions() -> dict[str, str]:

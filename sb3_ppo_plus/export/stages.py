@@ -109,12 +109,10 @@ class FrameStack(Stage):
 
     :param spaces_before: key -> space of one frame
     :param axes: key -> axis of the stack, counted with the batch
-    :param depths: key -> number of frames
+    :param depth: number of frames
     """
 
-    def __init__(
-        self, spaces_before: Mapping[str, spaces.Space], axes: Mapping[str, int], depths: Mapping[str, int]
-    ) -> None:
+    def __init__(self, spaces_before: Mapping[str, spaces.Space], axes: Mapping[str, int], depth: int) -> None:
         super().__init__()
         self.axes = dict(axes)
         self.sizes: dict[str, int] = {}
@@ -123,7 +121,7 @@ class FrameStack(Stage):
             shape = list(space.shape or ())
             axis = axes[key] - 1 if axes[key] > 0 else axes[key]
             self.sizes[key] = shape[axis]
-            shape[axis] *= depths[key]
+            shape[axis] *= depth
             self.memory[key] = (tuple(shape), carrier(space))
 
     def forward(self, obs: Parts, memory: Parts) -> tuple[Parts, Parts]:
@@ -239,7 +237,7 @@ def _stage(wrapper: VecEnvWrapper, before: spaces.Space) -> Stage | None:
     if isinstance(wrapper, VecNormalize):
         return normalize_stage(wrapper)
     if isinstance(wrapper, (VecFrameStack, TensorVecFrameStack)):
-        return _frame_stack(wrapper, before)
+        return FrameStack(parts_of(before), *stack_layout(wrapper))
     if isinstance(wrapper, VecTransposeImage):
         if wrapper.skip:
             return None
@@ -261,12 +259,13 @@ def _stage(wrapper: VecEnvWrapper, before: spaces.Space) -> Stage | None:
     )
 
 
-def _frame_stack(wrapper: VecFrameStack | TensorVecFrameStack, before: spaces.Space) -> FrameStack:
-    """Axis and depth of each part."""
-    parts = parts_of(before)
+def stack_layout(wrapper: VecFrameStack | TensorVecFrameStack) -> tuple[dict[str, int], int]:
+    """
+    :param wrapper: frame stack of SB3 or of this package
+    :return: axis of the stack by key, counted with the batch, and the number of frames
+    """
     if isinstance(wrapper, TensorVecFrameStack):
-        return FrameStack(parts, wrapper.axes, dict.fromkeys(parts, wrapper.n_stack))
+        return wrapper.axes, wrapper.n_stack
     whole: Any = wrapper.stacked_obs
-    each = whole.sub_stacked_observations if isinstance(before, spaces.Dict) else {WHOLE: whole}
-    axes = {key: int(one.stack_dimension) for key, one in each.items()}
-    return FrameStack(parts, axes, {key: int(one.n_stack) for key, one in each.items()})
+    each = getattr(whole, "sub_stacked_observations", {WHOLE: whole})
+    return {key: int(one.stack_dimension) for key, one in each.items()}, int(whole.n_stack)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from sb3_ppo_plus.export.metadata import (
     read_metadata,
     require,
     save_onnx,
+    to_json,
 )
 
 SIZES = ("fp32", "fp16", "int8")
@@ -85,6 +85,21 @@ def variant_path(path: Path, size: str) -> Path:
     return path.with_suffix(f".{size}{path.suffix}")
 
 
+def check_variant(size: str, target: str | None, opset: int) -> None:
+    """
+    :param size: ``fp16`` or ``int8``
+    :param target: target of the float32 file
+    :param opset: its opset
+    :raises InvalidArgument: when there can be no such variant of it
+    """
+    if size not in _MIN_OPSET:
+        raise InvalidArgument(f"size {size!r} is not known; there is {', '.join(SIZES)}")
+    if target == "mlagents":
+        raise InvalidArgument("Unity loads float32 files only; export a variant for target generic or robot")
+    if opset < _MIN_OPSET[size]:
+        raise InvalidArgument(f"{size} needs opset {_MIN_OPSET[size]} or more, and not {opset}")
+
+
 def write_variant(
     path: Path,
     size: str,
@@ -106,24 +121,19 @@ def write_variant(
     :return: what was written and what it loses
     :raises InvalidArgument: for an unknown size, or a file that cannot have it
     """
-    if size not in _MIN_OPSET:
-        raise InvalidArgument(f"size {size!r} is not known; there is {', '.join(_MIN_OPSET)}")
     source = load_onnx(path)
     spec = read_json(read_metadata(source), SPEC)
-    if spec.get("target") == "mlagents":
-        raise InvalidArgument("Unity loads float32 files only; export a variant for target generic or robot")
-    if opset_of(source) < _MIN_OPSET[size]:
-        raise InvalidArgument(f"{size} needs opset {_MIN_OPSET[size]} or more, and {path} has {opset_of(source)}")
+    check_variant(size, spec.get("target"), opset_of(source))
     variant = _to_fp16(source) if size == "fp16" else _to_int8(path)
     spec.update(size=size, opset=opset_of(variant))
-    put_metadata(variant, {**read_metadata(source), SPEC: json.dumps(spec)})
+    put_metadata(variant, {**read_metadata(source), SPEC: to_json(spec)})
     target = variant_path(path, size)
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder, target.name)
         save_onnx(variant, trial)
         loop = compare_in_env(model, trial, make_env, n_episodes, seed)
     report = VariantReport(target, size, variant.ByteSize(), path.stat().st_size, loop)
-    put_metadata(variant, {VERIFICATION: json.dumps(report.summary())})
+    put_metadata(variant, {VERIFICATION: to_json(report.summary())})
     save_onnx(variant, target)
     return report
 

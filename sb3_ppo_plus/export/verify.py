@@ -14,7 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_plus.errors import InvalidArgument
-from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env, finite
+from sb3_ppo_plus.export.closed_loop import ClosedLoop, compare_in_env
 from sb3_ppo_plus.export.heads import branch_sizes
 from sb3_ppo_plus.export.metadata import SPEC, load_onnx, read_json, read_metadata
 from sb3_ppo_plus.export.reference import FilePolicy, Reference, sample_masks, sample_observations
@@ -69,17 +69,17 @@ class Verification:
 
     def summary(self) -> dict[str, Any]:
         """
-        :return: as JSON, for the file's metadata
+        :return: as a mapping, for the file's metadata
         """
         told: dict[str, Any] = {
             "passed": self.passed,
             "failures": self.failures,
             "rules": len(self.structure),
             "random_observations": self.n_random,
-            "random_max_difference": finite(self.random_difference),
+            "random_max_difference": self.random_difference,
             "model_float32_rounding": self.rounding,
-            # None for a variant, whose return decides.
-            "tolerance": finite(self.tolerance),
+            # Infinite for a variant, whose return decides; null in JSON.
+            "tolerance": self.tolerance,
         }
         return {**told, **(self.loop.summary() if self.loop is not None else {})}
 
@@ -134,8 +134,9 @@ def verify_onnx(
     for name, value in (("n_random", n_random), ("n_episodes", n_episodes)):
         if value < 1:
             raise InvalidArgument(f"{name}={value} must be at least 1")
-    found = Verification(structure=check_structure(load_onnx(path)), tolerance=tolerance)
-    variant = read_json(read_metadata(load_onnx(path)), SPEC).get("size", "fp32") != "fp32"
+    file = load_onnx(path)
+    found = Verification(structure=check_structure(file), tolerance=tolerance)
+    variant = read_json(read_metadata(file), SPEC).get("size", "fp32") != "fp32"
     if variant and make_env is None:
         raise InvalidArgument(f"{path} is a smaller variant, which is judged by its return alone; give an environment")
     if variant:

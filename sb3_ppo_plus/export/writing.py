@@ -15,10 +15,10 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.graph import BATCH, Port
 from sb3_ppo_plus.export.metadata import opset_of, require
 
-# torch's tracing exporter writes 9 to 20; it gives plain operators that every runtime has, in a tenth of a second.
-TRACED_OPSETS = range(9, 21)
-# Its successor writes newer ones.
-DYNAMO_OPSETS = range(21, 26)
+OPSETS = range(9, 26)
+# torch's tracing exporter writes up to this one: plain operators that every runtime has, in a tenth of a second. Its
+# successor writes newer ones.
+_LAST_TRACED = 20
 
 
 def to_onnx(module: th.nn.Module, inputs: Sequence[Port], outputs: Sequence[Port], opset: int) -> Any:
@@ -33,14 +33,10 @@ def to_onnx(module: th.nn.Module, inputs: Sequence[Port], outputs: Sequence[Port
     onnx = require("onnx")
     # Two rows: with one, the exporter would take the batch for a constant.
     examples = tuple(port.example(2) for port in inputs)
-    buffer = io.BytesIO()
     try:
         with th.no_grad(), _quiet():
-            if opset in TRACED_OPSETS:
-                _trace(module, examples, inputs, outputs, opset, buffer)
-            else:
-                _dynamo(module, examples, inputs, outputs, opset, buffer)
-        model = onnx.load_model_from_string(buffer.getvalue())
+            content = _exported(module, examples, inputs, outputs, opset)
+        model = onnx.load_model_from_string(content)
         _name_batch(model, [*inputs, *outputs])
         onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # torch and onnx raise a dozen classes here
@@ -52,50 +48,28 @@ def to_onnx(module: th.nn.Module, inputs: Sequence[Port], outputs: Sequence[Port
     return model
 
 
-def _trace(
-    module: th.nn.Module,
-    examples: tuple[th.Tensor, ...],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
-    opset: int,
-    buffer: io.BytesIO,
-) -> None:
-    th.onnx.export(
-        module,
-        examples,
-        buffer,  # type: ignore[arg-type]
-        input_names=[port.name for port in inputs],
-        output_names=[port.name for port in outputs],
-        dynamic_axes={port.name: {port.batch_axis: BATCH} for port in [*inputs, *outputs]},
-        opset_version=opset,
-        do_constant_folding=True,
-        dynamo=False,
-    )
-
-
-def _dynamo(
-    module: th.nn.Module,
-    examples: tuple[th.Tensor, ...],
-    inputs: Sequence[Port],
-    outputs: Sequence[Port],
-    opset: int,
-    buffer: io.BytesIO,
-) -> None:
+def _exported(
+    module: th.nn.Module, examples: tuple[th.Tensor, ...], inputs: Sequence[Port], outputs: Sequence[Port], opset: int
+) -> bytes:
+    """What torch writes."""
+    common: dict[str, Any] = {
+        "input_names": [port.name for port in inputs],
+        "output_names": [port.name for port in outputs],
+        "opset_version": opset,
+    }
+    if opset <= _LAST_TRACED:
+        buffer: Any = io.BytesIO()
+        axes = {port.name: {port.batch_axis: BATCH} for port in [*inputs, *outputs]}
+        th.onnx.export(module, examples, buffer, **common, dynamic_axes=axes, dynamo=False)
+        return buffer.getvalue()
     require("onnxscript")
     free = th.export.Dim(BATCH)
+    shapes = (tuple({port.batch_axis: free} for port in inputs),)
     program = th.onnx.export(
-        module,
-        examples,
-        input_names=[port.name for port in inputs],
-        output_names=[port.name for port in outputs],
-        dynamic_shapes=(tuple({port.batch_axis: free} for port in inputs),),
-        opset_version=opset,
-        external_data=False,
-        verbose=False,
-        dynamo=True,
+        module, examples, **common, dynamic_shapes=shapes, external_data=False, verbose=False, dynamo=True
     )
     assert program is not None
-    buffer.write(program.model_proto.SerializeToString())
+    return program.model_proto.SerializeToString()
 
 
 def _name_batch(model: Any, ports: Sequence[Port]) -> None:

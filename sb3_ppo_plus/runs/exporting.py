@@ -18,11 +18,14 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.api import ExportReport, check_arguments, export_onnx
 from sb3_ppo_plus.export.metadata import store_verification
 from sb3_ppo_plus.export.spec import Origin
-from sb3_ppo_plus.export.variants import SIZES, VariantReport, write_variant
+from sb3_ppo_plus.export.variants import VariantReport, check_variant, write_variant
 from sb3_ppo_plus.export.verify import Verification, verify_onnx
+from sb3_ppo_plus.runs.config import config_from_mapping
 from sb3_ppo_plus.runs.evaluate import Agent, load_agent, model_path
 from sb3_ppo_plus.runs.folder import RunFolder
 from sb3_ppo_plus.runs.models import load_model
+from sb3_ppo_plus.runs.native import task_kwargs
+from sb3_ppo_plus.runs.values import read_yaml
 
 
 @dataclass(frozen=True)
@@ -51,12 +54,15 @@ class Source:
         :return: what the metadata tells of it
         """
         folder = RunFolder(self.path.parent)
-        config = self.agent.config if self.agent is not None else None
+        # What was trained in, even where the proof plays another environment (--env).
+        config = config_from_mapping(read_yaml(folder.config)) if folder.config.is_file() else None
+        config = config or (self.agent.config if self.agent is not None else None)
         return Origin(
             checkpoint=self.path.name,
             sha256=hashlib.sha256(self.path.read_bytes()).hexdigest(),
             env_id=config.env if config is not None else None,
-            env_kwargs=dict(config.env_kwargs) if config is not None else {},
+            env_kwargs=task_kwargs(config) if config is not None else {},
+            env_wrapper=config.env_wrapper if config is not None else None,
             mean_return=_evaluated(folder, best=self.path.name == folder.model(best=True).name),
             run_path=folder.path.name if folder.config.is_file() else None,
         )
@@ -113,7 +119,7 @@ def export_source(
     :param n_episodes: episodes of the proof
     :return: what was written, with the proof
     """
-    check_arguments(path, target, opset, stochastic)
+    check_arguments(path, target, opset, stochastic, values)
     with _wrapped(source) as env:
         return export_onnx(
             source.model,
@@ -142,20 +148,23 @@ def shrink(source: Source, path: Path, size: str, n_episodes: int = 20) -> Varia
     :return: what was written and what it loses
     :raises InvalidArgument: without an environment, because the loss could not be told
     """
-    check_size(size, source)
-    assert source.make_env is not None
+    if source.make_env is None:
+        raise InvalidArgument(f"{source.path} has no environment to measure the loss of return in; give one")
     return write_variant(path, size, source.model, source.make_env, n_episodes)
 
 
-def check_size(size: str, source: Source) -> None:
+def check_size(size: str, source: Source, target: str, opset: int) -> None:
     """
     :param size: ``fp32``, or a variant
     :param source: model with or without its environment
-    :raises InvalidArgument: for an unknown size, or one whose loss cannot be measured
+    :param target: target of the float32 file
+    :param opset: its opset
+    :raises InvalidArgument: for a size that cannot be, or one whose loss cannot be measured
     """
-    if size not in SIZES:
-        raise InvalidArgument(f"size {size!r} is not known; there is {', '.join(SIZES)}")
-    if size != "fp32" and source.make_env is None:
+    if size == "fp32":
+        return
+    check_variant(size, target, opset)
+    if source.make_env is None:
         raise InvalidArgument(
             f"size {size} is written together with the return that it loses, and there is no environment to measure it "
             "in; give --env, or export from the run folder"

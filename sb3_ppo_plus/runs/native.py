@@ -105,6 +105,17 @@ def make_native(config: RunConfig, n_envs: int, seed: int | None, env_kwargs: di
     return kind(task if isinstance(task, str) else task(**mine), n_envs=n_envs, seed=seed, **options)
 
 
+def task_kwargs(config: RunConfig) -> dict[str, Any]:
+    """
+    :param config: configuration of a run
+    :return: its ``env_kwargs`` without options of MujocoVecEnv, which make the robots of a training differ
+    """
+    if choose_vec_env(config) != "native":
+        return dict(config.env_kwargs)
+    options = _parameters(_mujoco_vec_env())[0]
+    return {name: value for name, value in config.env_kwargs.items() if name not in options}
+
+
 def _split(env_id: str, task: type[MujocoTask], kwargs: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments that the constructor of a task takes, and those for MujocoVecEnv."""
     named, takes_any = _parameters(task)

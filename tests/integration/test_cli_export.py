@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import hashlib
 import json
 import shutil
@@ -15,7 +16,7 @@ import pytest
 import yaml
 from export_models import RandomEnv, trained
 from gymnasium import register, registry
-from sb3_contrib import TRPO
+from sb3_contrib import TRPO, MaskablePPO
 from stable_baselines3 import A2C, DQN, PPO
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
@@ -186,7 +187,7 @@ def test_the_callback_refuses_at_once_and_survives_later(
     def fail(*args: object, **kwargs: object) -> None:
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("sb3_ppo_plus.export.api.save_onnx", fail)
+    monkeypatch.setattr("sb3_ppo_plus.export.api.verify_onnx", fail)
     assert callback.on_step() is True
     assert "no space left" in caplog.text
     assert list(tmp_path.iterdir()) == []
@@ -204,6 +205,9 @@ MISTAKES: list[tuple[list[str], str]] = [
     (["export", "run", "--env", "CartPole-v1"], "does not fit CartPole-v1"),
     (["export", "run", "--target", "robot"], "there is none"),
     (["export", "run", "--episodes", "0"], "--episodes"),
+    (["export", "run", "--values", "--target", "mlagents"], "no place in a file for Unity"),
+    (["export", "run", "--size", "fp16", "--target", "mlagents"], "float32 files only"),
+    (["export", "run", "--size", "int8", "--opset", "10"], "int8 needs opset 11"),
     (["export", "run", "--metadata", "text.zip"], "text.zip"),
     (["verify", "nowhere.onnx", "--model", "run"], "there is no file nowhere.onnx"),
     (["verify", "text.zip", "--model", "run"], "is no ONNX model"),
@@ -292,6 +296,57 @@ def test_entries_of_the_user_go_into_the_file(folder: Path) -> None:
     flat = read_metadata(load_onnx(folder / "best_model.onnx"))
     assert flat["anchor_body_name"] == "pole" and flat["joint_names"] == "hinge"
     assert json.loads(flat[SPEC])["robot"]["joint_names"] == ["hinge"]
+
+
+def test_entries_of_the_user_cannot_damage_what_the_file_says(folder: Path) -> None:
+    model, path = load_model(folder / "best_model.zip"), folder / "p.onnx"
+    export_onnx(model, path, metadata={"outputs": [], "weight": np.float32(1.5), "limit": np.inf}, n_random=20)
+    spec = metadata(path, SPEC)
+    assert spec["user"] == {"outputs": [], "weight": 1.5, "limit": None}
+    assert [entry["name"] for entry in spec["outputs"]] == ["actions"]
+    with pytest.raises(InvalidArgument, match=r"user\.when is a date"):
+        export_onnx(model, folder / "q.onnx", metadata={"when": datetime.date(2026, 1, 1)})
+    assert not (folder / "q.onnx").exists()
+
+
+def test_a_wrapped_environment_is_not_played_bare(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = yaml.safe_load((folder / "config.yml").read_text())
+    config["env_wrapper"] = "gymnasium.wrappers.ClipAction"
+    (folder / "config.yml").write_text(yaml.safe_dump(config))
+    assert main(["export", str(folder), "--episodes", "2"]) == 0
+    assert main(["run", str(folder / "best_model.onnx")]) == 2
+    assert "trained with env_wrapper" in capsys.readouterr().err
+    assert main(["run", str(folder / "best_model.onnx"), "--env", "gymnasium:Pendulum-v1", "--episodes", "1"]) == 0
+
+
+def test_options_of_the_training_are_no_arguments_of_the_task(tmp_path: Path) -> None:
+    pytest.importorskip("mujoco")
+    words = ["train", "--env", "InvertedPendulum-v5", "-n", "2048", "--eval-episodes", "1", "--run-dir", str(tmp_path)]
+    settings = ["--set", "env_kwargs.observation_noise=0.01", "--set", "env_kwargs.reset_noise_scale=0.02"]
+    assert main([*words, *settings, "--no-progress"]) == 0
+    run = tmp_path / "InvertedPendulum-v5_1"
+    assert main(["export", str(run), "--episodes", "2"]) == 0
+    assert metadata(run / "best_model.onnx", SPEC)["training"]["env_kwargs"] == {"reset_noise_scale": 0.02}
+    assert main(["run", str(run / "best_model.onnx"), "--episodes", "1"]) == 0
+
+
+def test_an_environment_without_masks_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = MaskablePPO("MlpPolicy", DummyVecEnv([lambda: RandomEnv("vector", "discrete")]), n_steps=16, batch_size=16)
+
+    def bare(n_envs: int, seed: int) -> DummyVecEnv:
+        return DummyVecEnv([lambda: Maskless("vector", "discrete")] * n_envs)
+
+    with pytest.raises(InvalidArgument, match="no method action_masks"):
+        export_onnx(model, tmp_path / "p.onnx", make_env=bare, n_random=20)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Maskless(RandomEnv):
+    """The same environment, which offers no masks."""
+
+    @property
+    def action_masks(self) -> Any:  # type: ignore[override]
+        raise AttributeError("action_masks")
 
 
 def test_a_variant_is_judged_with_an_environment_only(folder: Path) -> None:
