@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 import torch as th
 
 SCOPES = ("minibatch", "batch", "env", "none")
@@ -42,6 +46,66 @@ def gae(
         carry = deltas[step] + decay[step] * carry
         advantages[step] = carry
     return advantages
+
+
+class Gaps(NamedTuple):
+    """
+    Where a rollout's rows are not one decision each: agents that decide at rhythms of their own, workers that died.
+
+    :param idle: True where the agent was not asked, so that its action had no effect [T, N]
+    :param lost: True where the outcome of the agent's last decision will never be known [T, N]
+    :param open: True where the last decision's outcome has not come when the rollout ends [N]
+    """
+
+    idle: npt.NDArray[np.bool_]
+    lost: npt.NDArray[np.bool_]
+    open: npt.NDArray[np.bool_]
+
+
+def gae_over_gaps(
+    rewards: npt.NDArray[np.float32],
+    values: npt.NDArray[np.float32],
+    last_values: npt.NDArray[np.float32],
+    dones: npt.NDArray[Any],
+    gaps: Gaps,
+    gamma: float,
+    gae_lambda: float,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """
+    A_k = delta_k + gamma lambda A_{k+1} over the decisions k of each environment, whatever rows lie between two of
+    them: delta_k = r_k + gamma V(s_{k+1}) - V(s_k), with r_k all that came until decision k + 1.
+
+    A decision whose outcome is not known, for it was lost or is still to come, is not counted; the one before is
+    bootstrapped with its value. Without gaps this is what SB3 computes.
+
+    :param rewards: rewards, with the discounted value of what follows a truncation, as SB3 adds it [T, N]
+    :param values: V(s_t) [T, N]
+    :param last_values: value of the observation after the last row [N]
+    :param dones: whether the episode ended with the row [T, N]
+    :param gaps: which rows are no decisions, or decisions without an outcome
+    :param gamma: discount factor in [0, 1], for each decision
+    :param gae_lambda: in [0, 1], see :func:`gae`
+    :return: advantages, 0 in rows that do not count [T, N], and which rows count [T, N]
+    """
+    advantages = np.zeros_like(rewards)
+    counted = np.zeros(rewards.shape, dtype=bool)
+    pending = np.zeros_like(last_values)
+    carry = np.zeros_like(last_values)
+    next_values = last_values
+    unknown = gaps.open.copy()
+    for t in range(len(rewards) - 1, -1, -1):
+        going_on = ~dones[t].astype(bool)
+        carry, next_values, pending = carry * going_on, next_values * going_on, pending * going_on + rewards[t]
+        unknown = (unknown & going_on) | gaps.lost[t]
+        acts = ~gaps.idle[t]
+        counted[t] = acts & ~unknown
+        estimates = pending + gamma * next_values - values[t] + gamma * gae_lambda * carry
+        advantages[t] = np.where(counted[t], estimates, 0.0)
+        carry = np.where(acts, advantages[t], carry)
+        next_values = np.where(acts, values[t], next_values)
+        pending = np.where(acts, 0.0, pending).astype(rewards.dtype)
+        unknown &= ~acts
+    return advantages, counted
 
 
 def standardize(x: th.Tensor, mask: th.Tensor | None = None) -> th.Tensor:

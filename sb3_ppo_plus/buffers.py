@@ -5,7 +5,7 @@ the final observation of truncated episodes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +14,15 @@ import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import RolloutBuffer
 
+from sb3_ppo_plus.advantages import Gaps, gae_over_gaps
 from sb3_ppo_plus.distributions import DistributionParams, take_rows
 from sb3_ppo_plus.envs.arrays import pick
 from sb3_ppo_plus.types import Minibatch, Observations
 
-# An environment whose agent did not act in a step says so in that step's info.
-INVALID_ROW = "invalid_row"
+# What an environment says in a step's info, or in its stats, about an agent with a rhythm of its own: that it was not
+# asked in this step, so its action had no effect; that it will be asked in the next one (which goes without saying);
+# and that the outcome of its last action was lost with the process that it lived in.
+INVALID_ROW, AWAITS_ACTION, LOST_ROW = "invalid_row", "awaits_action", "lost_row"
 
 if TYPE_CHECKING:
     _Base = RolloutBuffer
@@ -45,13 +48,19 @@ class RowsMixin(_Base):
     """Mixed into the rollout buffer class by :func:`with_rows`."""
 
     rows: np.ndarray | None
+    #: which rows count in the update [T, N]
     valid: np.ndarray
     truncations: list[Truncation]
+    _idle: np.ndarray
+    _lost: np.ndarray
+    _awaits: np.ndarray
 
     def reset(self) -> None:
         super().reset()
         self.rows = None
         self.valid = np.ones((self.buffer_size, self.n_envs), dtype=bool)
+        self._idle, self._lost = np.zeros_like(self.valid), np.zeros_like(self.valid)
+        self._awaits = np.ones(self.n_envs, dtype=bool)
         self.truncations = []
         if isinstance(self.action_space, spaces.Box) and not np.issubdtype(self.action_space.dtype, np.floating):
             # SB3 stores actions in the space's dtype since 2.7.1. A Gaussian sample cut to an integer is not the action
@@ -68,19 +77,48 @@ class RowsMixin(_Base):
         """
         for env, info in enumerate(infos):
             if info.get(INVALID_ROW, False):
-                self.valid[self.pos, env] = False
+                self._idle[self.pos, env], self.valid[self.pos, env] = True, False
+            if info.get(LOST_ROW, False):
+                self._lost[self.pos, env] = True
+            self._awaits[env] = info.get(AWAITS_ACTION, True)
             truncated = dones[env] and info.get("TimeLimit.truncated", False)
             if keep_final_obs and truncated and info.get("terminal_observation") is not None:
                 self.truncations.append(Truncation(self.pos, env, info["terminal_observation"]))
 
-    def note_invalid(self, step: int, invalid: np.ndarray) -> None:
+    def note_stats(self, step: int, stats: Mapping[str, np.ndarray]) -> None:
         """
-        Leave rows out of the update.
+        Keep from a step's figures what the update needs later.
 
         :param step: row of the rollout
-        :param invalid: not zero where the agent did not act [N]
+        :param stats: figures of the step by name, each [N]
         """
-        self.valid[step] = np.equal(invalid, 0)
+        if INVALID_ROW in stats:
+            self._idle[step] = np.not_equal(stats[INVALID_ROW], 0)
+            self.valid[step] = ~self._idle[step]
+        if LOST_ROW in stats:
+            self._lost[step] = np.not_equal(stats[LOST_ROW], 0)
+        if AWAITS_ACTION in stats:
+            self._awaits[...] = np.not_equal(stats[AWAITS_ACTION], 0)
+
+    @property
+    def gaps(self) -> Gaps | None:
+        """:return: where rows are not one decision each, None when all are"""
+        found = Gaps(self._idle, self._lost, ~self._awaits)
+        return found if any(part.any() for part in found) else None
+
+    def compute_over_gaps(self, gaps: Gaps, last_values: np.ndarray, dones: np.ndarray) -> None:
+        """
+        Compute advantages and returns from decision to decision, and leave out those without an outcome.
+
+        :param gaps: where rows are not one decision each
+        :param last_values: value of the observations after the last row [N]
+        :param dones: whether the last row ended an episode [N]
+        """
+        ended = np.concatenate([self.episode_starts[1:] > 0, dones[None].astype(bool)])
+        self.advantages[...], self.valid = gae_over_gaps(
+            self.rewards, self.values, last_values, ended, gaps, self.gamma, self.gae_lambda
+        )
+        self.returns[...] = self.advantages + self.values
 
     def note_truncations(self, step: int, envs: np.ndarray, final_obs: Any) -> None:
         """

@@ -44,6 +44,7 @@ from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.probe import Measurement
 from sb3_ppo_plus.profiling import Profile, log_profile
 from sb3_ppo_plus.reference import check_same_kind, freeze
+from sb3_ppo_plus.rollout_ends import fill_gaps
 from sb3_ppo_plus.update_log import log_update
 from sb3_ppo_plus.update_start import start_update
 from sb3_ppo_plus.validation import check_environment, check_settings
@@ -152,10 +153,8 @@ class PPOPlus(OnPolicyAlgorithm):
     reference_kl_coef: Any
     log_diagnostics: bool
     compile_update: bool | str
-    #: gradient steps so far, over all calls of learn()
-    num_gradient_steps: int
-    #: where the wall time goes, see docs/speed.md
-    profile: Profile
+    num_gradient_steps: int  #: so far, over all calls of learn()
+    profile: Profile  #: where the wall time goes, see docs/speed.md
     _controllers: dict[str, Controller]
     _reference: ActorCriticPolicy | None
     _update_passes: EagerUpdate | None
@@ -261,7 +260,10 @@ class PPOPlus(OnPolicyAlgorithm):
             return rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         watched = {"env": (env, "step"), "policy": (self.policy, "forward")} if self.profile.detailed else {}
         with self.profile.section("rollout"), self.profile.timing(watched):
-            return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+            completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
+        if completed:
+            fill_gaps(self, rollout_buffer)
+        return completed
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         assert self.env is not None

@@ -13,7 +13,7 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 
-from sb3_ppo_plus.advantages import gae
+from sb3_ppo_plus.advantages import gae, gae_over_gaps
 from sb3_ppo_plus.buffers import RowsMixin, Truncation, flatten_rows, unflat
 from sb3_ppo_plus.distributions import DistributionParams, exact_kl
 from sb3_ppo_plus.losses import k3_estimate, masked_mean
@@ -135,6 +135,7 @@ class AdvantageRecomputation:
         dones = np.concatenate([buffer.episode_starts[1:] > 0, last_dones[None].astype(bool)])
         self.terminated = dones & ~self.truncated
         self.at_truncations = (steps, envs)
+        self.gaps = buffer.gaps
         self.rewards = buffer.rewards.copy()
         self.rewards[steps, envs] -= buffer.gamma * _final_values(policy, buffer.truncations)
 
@@ -146,6 +147,13 @@ class AdvantageRecomputation:
         values = unflat(predicted_values(policy, self.buffer), self.buffer.buffer_size)
         with as_collected(policy):
             last_values = policy.predict_values(self.last_obs).flatten().cpu().numpy()
+        if self.gaps is not None:
+            rewards = self.rewards.copy()
+            rewards[self.at_truncations] += self.buffer.gamma * _final_values(policy, self.buffer.truncations)
+            dones = self.terminated | self.truncated
+            lengths = self.buffer.gamma, self.buffer.gae_lambda
+            advantages, _ = gae_over_gaps(rewards, values, last_values, dones, self.gaps, *lengths)
+            return advantages, advantages + values
         next_values = np.concatenate([values[1:], last_values[None]])
         next_values[self.at_truncations] = _final_values(policy, self.buffer.truncations)
         advantages = gae(

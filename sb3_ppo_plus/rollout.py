@@ -20,22 +20,19 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.buffers import DictRolloutBuffer, RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.utils import obs_as_tensor
 from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 
 from sb3_ppo_plus.actors import make_actor
-from sb3_ppo_plus.buffers import INVALID_ROW, RowsMixin
+from sb3_ppo_plus.buffers import LOST_ROW, RowsMixin
 from sb3_ppo_plus.callback_locals import locals_of
-from sb3_ppo_plus.envs.arrays import map_observations
 from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.rollout_ends import Truncations, compute_advantages, fill_gaps, has_own
 from sb3_ppo_plus.types import ArrayStep
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.ppo_plus import PPOPlus
 
-# Final observations in one pass of the critic: bounds the memory of images.
-_CHUNK = 4096
 # Sections of the profile.
 _POLICY, _ENV, _CALLBACKS, _BUFFER, _ADVANTAGES = "policy", "env", "callbacks", "buffer", "advantages"
 _SB3_ADDS = (RolloutBuffer.add, DictRolloutBuffer.add)
@@ -88,8 +85,8 @@ class _Rollout:
         self.marks = buffer if isinstance(buffer, RowsMixin) else None
         self.model, self.env, self.callback, self.buffer, self.n_steps = model, env, callback, buffer, n_steps
         self.actor = make_actor(model.policy, env.num_envs)
-        self.rows = _AddedRows(buffer, model.device) if _has_own(buffer, "add", _SB3_ADDS) else _Rows(buffer)
-        self.truncations = _Truncations(model.policy, model.gamma)
+        self.rows = _AddedRows(buffer, model.device) if has_own(buffer, "add", _SB3_ADDS) else _Rows(buffer)
+        self.truncations = Truncations(model.policy, model.gamma)
         self.locals = locals_of(callback)
         self.locals.setdefault("callback", callback)
         plain = {"self": model, "env": env, "rollout_buffer": buffer, "n_rollout_steps": n_steps}
@@ -127,8 +124,8 @@ class _Rollout:
             finished = dones.nonzero()[0]
             if finished.size:
                 self._end_episodes(finished)
-            if INVALID_ROW in step.stats and self.marks is not None:
-                self.marks.note_invalid(t, step.stats[INVALID_ROW])
+            if self.marks is not None:
+                self.marks.note_stats(t, step.stats)
             rows.close(t, self.obs, step.rewards, model._last_episode_starts)
             model._last_obs, model._last_episode_starts = step.obs, dones
         self._finish()
@@ -142,7 +139,10 @@ class _Rollout:
         seen = dict.get(self.locals, "infos")
         infos = self.env.make_final_infos(step, indices) if seen is None else [seen[index] for index in indices]
         BaseAlgorithm._update_info_buffer(model, infos, np.ones(len(infos), bool))
-        cut_off = finished[step.truncated[finished] & ~step.terminated[finished]]
+        cut = step.truncated & ~step.terminated
+        if LOST_ROW in step.stats:
+            cut &= np.equal(step.stats[LOST_ROW], 0)  # what was seen last is not what came of it
+        cut_off = finished[cut[finished]]
         if not cut_off.size:
             return
         if model.recompute_advantages and self.marks is not None:
@@ -162,10 +162,11 @@ class _Rollout:
             step.rewards[...] = buffer.rewards[self.t]
         with th.no_grad():
             self.last_values = model.policy.predict_values(obs_as_tensor(step.obs, model.device))
-        if _has_own(buffer, "compute_returns_and_advantage", (RolloutBuffer.compute_returns_and_advantage,)):
+        if has_own(buffer, "compute_returns_and_advantage", (RolloutBuffer.compute_returns_and_advantage,)):
             buffer.compute_returns_and_advantage(last_values=self.last_values, dones=self.dones)
         else:
-            _compute_advantages(buffer, self.last_values.flatten().cpu().numpy(), self.dones)
+            compute_advantages(buffer, self.last_values.flatten().cpu().numpy(), self.dones)
+        fill_gaps(model, buffer, self.last_values)
         model.profile.switch(_CALLBACKS)
         self.locals.renew()
         self.callback.update_locals(self.locals)
@@ -291,76 +292,6 @@ def _make_obs_writer(buffer: RolloutBuffer) -> Callable[[int, Any], None]:
         observations[t] = obs.reshape(shape)  # Discrete observations come as [N]
 
     return write
-
-
-def _has_own(buffer: RolloutBuffer, method: str, known: tuple[Any, ...]) -> bool:
-    return getattr(type(buffer), method) not in known or method in vars(buffer)
-
-
-# ------------------------------------------------ what lies beyond
-
-
-class _Truncations:
-    """Final observations of episodes that were cut off, until the critic is asked about all of them."""
-
-    def __init__(self, policy: ActorCriticPolicy, gamma: float) -> None:
-        self.policy, self.gamma = policy, gamma
-        self.steps: list[int] = []
-        self.envs: list[int] = []
-        self.final_obs: list[Any] = []
-
-    def note(self, step: int, envs: np.ndarray, final_obs: Any) -> None:
-        """
-        :param step: row of the rollout
-        :param envs: environments whose episode was cut off in it
-        :param final_obs: last observations of all environments [N, O]
-        """
-        self.steps += [step] * len(envs)
-        self.envs += envs.tolist()
-        # Picking rows copies them: the environment may use its memory again.
-        self.final_obs.append(map_observations(lambda array: array[envs], final_obs))
-
-    def add_values_to(self, rewards: np.ndarray) -> None:
-        """
-        Add what the critic expects after the cut to the rewards, as SB3 does (its issue 633), and forget the cuts.
-
-        :param rewards: rewards [T, N]
-        """
-        if not self.steps:
-            return
-        first, *others = self.final_obs
-        joined: Any = (
-            {name: np.concatenate([obs[name] for obs in self.final_obs]) for name in first}
-            if isinstance(first, dict)
-            else np.concatenate([first, *others])
-        )
-        values = [self._values(joined, start) for start in range(0, len(self.steps), _CHUNK)]
-        rewards[self.steps, self.envs] += self.gamma * np.concatenate(values)
-        self.steps, self.envs, self.final_obs = [], [], []
-
-    def _values(self, observations: Any, start: int) -> np.ndarray:
-        chunk = map_observations(lambda array: array[start : start + _CHUNK], observations)
-        with th.no_grad():
-            return self.policy.predict_values(self.policy.obs_to_tensor(chunk)[0]).flatten().cpu().numpy()
-
-
-def _compute_advantages(buffer: RolloutBuffer, last_values: np.ndarray, dones: np.ndarray) -> None:
-    """
-    SB3's ``compute_returns_and_advantage``, the same roundings in two operations a step.
-
-    delta_t = r_t + gamma V_{t+1} (1 - d_t) - V_t, A_t = delta_t + gamma lambda (1 - d_t) A_{t+1}
-    """
-    going_on = 1.0 - np.concatenate([buffer.episode_starts[1:], dones[None].astype(np.float32)])
-    next_values = np.concatenate([buffer.values[1:], last_values[None]])
-    buffer.advantages[...] = buffer.rewards + buffer.gamma * next_values * going_on - buffer.values
-    decays = buffer.gamma * buffer.gae_lambda * going_on
-    later = np.zeros_like(last_values)
-    carried = np.empty_like(last_values)
-    for advantages, decay in zip(buffer.advantages[::-1], decays[::-1], strict=True):
-        np.multiply(decay, later, carried)
-        np.add(advantages, carried, advantages)
-        later = advantages
-    buffer.returns[...] = buffer.advantages + buffer.values
 
 
 # ------------------------------------------------ what keeps a run from this rollout

@@ -75,6 +75,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "presets",
             "reference",
             "rollout",
+            "rollout_ends",
             "update_log",
             "update_start",
             "validation",

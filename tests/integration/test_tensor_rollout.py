@@ -30,7 +30,7 @@ from stable_baselines3.common.torch_layers import FlattenExtractor
 from stable_baselines3.common.vec_env import VecEnvWrapper, VecFrameStack, VecMonitor, VecNormalize
 from toy_envs import DictPointMass, DiscretePointMass, PointMass, RecyclingPointMass
 
-from sb3_ppo_plus import PPOPlus, actors, rollout
+from sb3_ppo_plus import PPOPlus, actors, rollout, rollout_ends
 from sb3_ppo_plus.buffers import INVALID_ROW, RowsMixin
 from sb3_ppo_plus.callback_locals import LazyCallbacks
 from sb3_ppo_plus.envs import TensorVecFrameStack, TensorVecMonitor, TensorVecNormalize
@@ -45,7 +45,11 @@ N, T = 3, 39
 class Sb3Rollout(PPOPlus):
     """The same algorithm with SB3's loop, on the NumPy face of the environment."""
 
-    collect_rollouts = OnPolicyAlgorithm.collect_rollouts
+    def collect_rollouts(self, env: Any, callback: Any, rollout_buffer: Any, n_rollout_steps: int) -> bool:
+        completed = OnPolicyAlgorithm.collect_rollouts(self, env, callback, rollout_buffer, n_rollout_steps)
+        rollout_ends.fill_gaps(self, rollout_buffer)
+        return completed
+
     _init_callback = OnPolicyAlgorithm._init_callback
 
 
@@ -257,7 +261,7 @@ def own_policy(name: str) -> dict[str, Any]:
     "name", ["custom policy", "gSDE", "gSDE with new noise", "squashed", "dropout", "unknown activation"]
 )
 def test_where_the_policy_itself_is_asked_rows_equal_sb3s_to_the_bit(name: str, monkeypatch: Any) -> None:
-    monkeypatch.setattr(rollout, "_CHUNK", 1)  # SB3 asks the critic about one observation at a time
+    monkeypatch.setattr(rollout_ends, "_CHUNK", 1)  # SB3 asks the critic about one observation at a time
     for env in ("box", "narrow box", "ends of all kinds at once"):
         assert_same_rollout(*both(env, **own_policy(name)), exact=True)
 
@@ -265,7 +269,7 @@ def test_where_the_policy_itself_is_asked_rows_equal_sb3s_to_the_bit(name: str, 
 @pytest.mark.parametrize("name", ENVS)
 def test_sb3s_own_policy_could_be_asked_as_well(name: str, monkeypatch: Any) -> None:
     monkeypatch.setattr(rollout, "make_actor", lambda policy, n_envs: actors.PolicyActor(policy))
-    monkeypatch.setattr(rollout, "_CHUNK", 1)
+    monkeypatch.setattr(rollout_ends, "_CHUNK", 1)
     assert_same_rollout(*both(name), exact=True)
 
 
@@ -297,7 +301,7 @@ def test_the_critic_is_asked_once_about_all_truncations_in_bounded_pieces(monkey
     roll(whole)
     total, last = sizes
     assert total > 8 and last == N
-    monkeypatch.setattr(rollout, "_CHUNK", 5)
+    monkeypatch.setattr(rollout_ends, "_CHUNK", 5)
     sizes.clear()
     cut = make_model(PPOPlus, Hasty(), policy=Watched)
     roll(cut)
@@ -315,7 +319,7 @@ def test_advantages_equal_sb3s_to_the_bit(gae_lambda: float) -> None:
     last_values, dones = rng.normal(size=5).astype(np.float32), np.array([True, False, False, True, False])
     for buffer in buffers:
         vars(buffer).update({name: array.copy() for name, array in numbers.items()})
-    rollout._compute_advantages(buffers[0], last_values, dones)
+    rollout_ends.compute_advantages(buffers[0], last_values, dones)
     buffers[1].compute_returns_and_advantage(th.as_tensor(last_values)[:, None], dones)
     np.testing.assert_array_equal(buffers[0].advantages, buffers[1].advantages)
     np.testing.assert_array_equal(buffers[0].returns, buffers[1].returns)
