@@ -35,7 +35,7 @@ help:
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,export,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,unity,export,dev]"
 	@touch $@
 
 setup: $(INSTALLED)
@@ -62,7 +62,7 @@ type: $(INSTALLED)
 
 $(BENCH_INSTALLED): pyproject.toml setup.py constraints.txt benchmarks/requirements.txt
 	$(PYTHON) -m venv $(BENCH_VENV)
-	$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,export,dev]"
+	$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,unity,export,dev]"
 	@$(BENCH_BIN)/pip install --disable-pip-version-check -q -c constraints.txt -r benchmarks/requirements.txt \
 	  || echo "note: SBX could not be installed; the benchmarks leave its rows out"
 	@touch $@

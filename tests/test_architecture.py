@@ -88,9 +88,9 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
 LIBRARIES: tuple[frozenset[str], ...] = (
     frozenset({"numpy", "torch"}),
     frozenset({"gymnasium", "stable_baselines3"}),
-    frozenset({"sb3_contrib"}),
+    frozenset({"sb3_contrib", "PIL"}),
     frozenset(),
-    frozenset({"cloudpickle", "matplotlib", "PIL", "tensorboard", "yaml"}),
+    frozenset({"cloudpickle", "matplotlib", "tensorboard", "yaml"}),
     frozenset({"rich"}),
 )
 STANDARD_LIBRARY_ONLY = ("atomic", "errors", "resources")
@@ -102,6 +102,8 @@ OPTIONAL = {
     "mujoco_warp": "envs.mujoco",
     "warp": "envs.mujoco",
     "mlagents_envs": "envs.unity",
+    "grpc": "envs.unity",
+    "google": "envs.unity",
     "optuna": "tuning",
     "scipy": "tuning",
     "onnx": "export",

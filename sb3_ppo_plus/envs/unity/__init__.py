@@ -1,0 +1,1 @@
+"""Games made with Unity ML-Agents, as vectorized environments."""
