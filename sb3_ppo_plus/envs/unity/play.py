@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,9 @@ class Play:
         self._others = [Others(others, seed + worker, floats) for worker in range(len(workers.games))]
         self._reports: list[dict[str, Report]] = [{} for _ in workers.games]
         self._slots: list[Slots] = []
+        self._alive: list[set[int]] = [set() for _ in workers.games]
+        self._most = [0] * len(workers.games)
+        self._actions: Actions | None = None
         self._asked_for = 0.0
         self._warned = False
         self.behavior: Behavior = self._find_behavior()
@@ -80,17 +84,15 @@ class Play:
 
     def _count_agents(self) -> int:
         """The most agents of the behavior that play at once in one game, over some exchanges."""
-        most = [0] * len(self._reports)
-        alive: list[set[int]] = [set() for _ in self._reports]
-        for exchange in range(_COUNTED_EXCHANGES):
-            if exchange:
-                self._continue()
-            for worker, reports in enumerate(self._reports):
-                mine = [reports[name] for name in self._trained(self._workers.games[worker])]
-                gone = {agent for report in mine for agent in report.ends.ids.tolist()}
-                alive[worker] = (alive[worker] - gone) | {a for report in mine for a in report.decisions.ids.tolist()}
-                most[worker] = max(most[worker], len(alive[worker]))
-        return max(most)
+        for _ in range(_COUNTED_EXCHANGES):
+            self._continue()
+        return max(self._most)
+
+    def _count(self, worker: int, mine: Iterable[Report]) -> None:
+        for report in mine:
+            self._alive[worker] -= set(report.ends.ids.tolist())
+            self._alive[worker] |= set(report.decisions.ids.tolist())
+        self._most[worker] = max(self._most[worker], len(self._alive[worker]))
 
     # ------------------------------------------------ steps
 
@@ -109,8 +111,6 @@ class Play:
         """
         self._actions = actions
         self._continue()
-
-    _actions: Actions | None = None
 
     def _continue(self) -> None:
         for game in self._workers.games:
@@ -134,6 +134,8 @@ class Play:
         mine = {name: reports[name] for name in self._trained(game)}
         if self._slots:
             self._slots[game.worker].receive(mine)
+        else:
+            self._count(game.worker, mine.values())
         if any(len(report.decisions) for report in mine.values()):
             return True
         waited = time.monotonic() - self._asked_for

@@ -99,7 +99,7 @@ class UnityVecEnv(TensorVecEnv):
         _check_counts(file_name, timeout, n_workers=n_workers, n_agents=n_agents, num_areas=num_areas)
         check_others(others)
         self.seed_of_games = _drawn_seed() if seed is None else int(seed)
-        self.group_reward = group_reward
+        self.group_reward, self.render_mode, self.metadata = group_reward, None, {"render_modes": []}
         self.statistics = Statistics()
         program = None if file_name is None else find_executable(file_name)
         connection = (float(timeout), host, max_message_size, num_areas)
@@ -124,8 +124,6 @@ class UnityVecEnv(TensorVecEnv):
         self._names = spec.observation_names() if len(spec.sensors) > 1 else None
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
         self._told: dict[str, float] = {}
-        self.metadata = {"render_modes": []}
-        self.render_mode = None
         #: episodes that were lost with their game so far
         self.num_lost_episodes = 0
 
