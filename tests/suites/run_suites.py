@@ -1,5 +1,5 @@
 """
-Use this package where its own environments are not: other robotics suites, and other versions of MuJoCo.
+Use this package where its own environments are not: other robotics suites, other versions of MuJoCo and protobuf.
 
 Each suite gets a virtual environment of its own under .cache/suites, from requirements-<suite>.txt and this checkout.
 
@@ -23,7 +23,19 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "suites"
-PACKAGES = ("mujoco", "gymnasium", "gymnasium-robotics", "dm_control", "shimmy", "stable-baselines3", "torch", "numpy")
+PACKAGES = (
+    "mujoco",
+    "gymnasium",
+    "gymnasium-robotics",
+    "dm_control",
+    "shimmy",
+    "mlagents-envs",
+    "protobuf",
+    "grpcio",
+    "stable-baselines3",
+    "torch",
+    "numpy",
+)
 VERSIONS = f"""
 from importlib.metadata import PackageNotFoundError, version
 for name in {PACKAGES!r}:
@@ -54,9 +66,11 @@ class Environment:
     A virtual environment with the requirements of a suite and this checkout.
 
     :param name: of the suite
+    :param with_package: whether this checkout and all that it depends on is installed
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, with_package: bool = True) -> None:
+        self.with_package = with_package
         self.folder = CACHE / name
         self.requirements = HERE / f"requirements-{name}.txt"
         self.programs = self.folder / "venv" / ("Scripts" if os.name == "nt" else "bin")
@@ -77,7 +91,8 @@ class Environment:
             (self.folder / "torch.txt").write_text(f"{torch}\n")
             self.run([sys.executable, "-m", "venv", str(self.folder / "venv")], ROOT)
             pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(self.folder / "torch.txt")]
-            self.python(*pip, "-r", str(self.requirements), "-e", str(ROOT), cwd=ROOT)
+            package = ["-e", str(ROOT)] if self.with_package else []
+            self.python(*pip, "-r", str(self.requirements), *package, cwd=ROOT)
             done.write_text(wanted)
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
@@ -151,11 +166,21 @@ def old_mujoco(suite: Environment) -> None:
     train_and_evaluate(suite, "--env", "HalfCheetah-v5")
 
 
+def old_protobuf(suite: Environment) -> None:
+    """Unity's messages, whose module needs nothing of the package (and its tests none of the other tests' settings)."""
+    pytest = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--noconftest")
+    suite.python(*pytest, "tests/unit/test_unity_messages.py", cwd=ROOT)
+
+
 SUITES: dict[str, Callable[[Environment], None]] = {
     "gymnasium-robotics": gymnasium_robotics,
     "dm-control": dm_control,
     "mujoco-3.17": oldest_mujoco,
     "old-mujoco": old_mujoco,
+    "protobuf-3": old_protobuf,
+    "protobuf-4": old_protobuf,
+    "protobuf-5": old_protobuf,
+    "protobuf-6": old_protobuf,
 }
 
 
@@ -168,7 +193,7 @@ def check(name: str, keep: bool) -> tuple[str, str]:
     :return: ``ok`` or ``FAILED``, and the versions it used
     """
     print(f"\n=== {name}", flush=True)
-    suite = Environment(name)
+    suite = Environment(name, with_package=SUITES[name] is not old_protobuf)
     outcome, versions = "ok", ""
     try:
         suite.install()
