@@ -2,9 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
+
+
+class Record(NamedTuple):
+    """
+    What an agent tells (AgentInfo): it asks for a decision, or its episode has ended.
+
+    Ids are those of the moment: an agent that vanished and came back has another one since.
+    """
+
+    agent: Agent
+    id: int
+    group_id: int
+    done: bool
+    interrupted: bool
+    reward: float
+    group_reward: float
+    sensors: dict[str, Any]
+    forbidden: list[bool] | None
 
 
 class Agent:
@@ -20,6 +38,8 @@ class Agent:
     n_continuous = 0
     branches: tuple[int, ...] = ()
     group_id = 0
+    # Of all agents, in the order of events, until the next exchange; there is one academy in a game.
+    outbox: ClassVar[list[Record]] = []
     _next_id = 0
 
     def __init__(self, behavior: str, period: int = 1, offset: int = 0, max_step: int = 0) -> None:
@@ -36,7 +56,6 @@ class Agent:
         self.done = False
         self.alive = True
         self.actions = self.no_actions()
-        self.records: list[tuple[bool, bool, float, float, list[Any], list[bool] | None]] = []
         self.begin()
 
     def no_actions(self) -> tuple[np.ndarray, np.ndarray]:
@@ -48,8 +67,8 @@ class Agent:
     def begin(self) -> None:
         """Begin an episode (OnEpisodeBegin)."""
 
-    def sensors(self) -> list[Any]:
-        """What the agent sees: arrays, or Picture and Goal around them."""
+    def sensors(self) -> dict[str, Any]:
+        """What the agent sees, by the sensor's name: arrays, or Picture and Goal around them."""
         raise NotImplementedError
 
     def forbidden(self) -> list[bool] | None:
@@ -63,28 +82,32 @@ class Agent:
 
     def send(self) -> None:
         """Ask for a decision: a record of everything since the last one (SendInfoToBrain)."""
-        self.done = False
-        self.records.append((False, False, self.reward, self.group_reward, self.sensors(), self.forbidden()))
-        self.reward = self.group_reward = 0.0
+        self.asks = self.done = False
+        self._tell(False, self.forbidden())
 
     def end(self, interrupted: bool = False, restart: bool = True) -> None:
         """End the episode (EndEpisode, EpisodeInterrupted): the last record, and a reset in place."""
         if not self.done:
-            self.records.append((True, interrupted, self.reward, self.group_reward, self.sensors(), None))
             self.done = True
-            self.reward = self.group_reward = 0.0
+            self._tell(interrupted, None)
             self.asks = self.acts = False
+            self.actions = self.no_actions()
         if restart:
             self.restart()
 
+    def _tell(self, interrupted: bool, forbidden: list[bool] | None) -> None:
+        about = (self.id, self.group_id, self.done, interrupted, self.reward, self.group_reward)
+        # Sensors go in the order of their names (SortSensors).
+        Agent.outbox.append(Record(self, *about, dict(sorted(self.sensors().items())), forbidden))
+        self.reward = self.group_reward = 0.0
+
     def restart(self) -> None:
         """Begin the next episode (_AgentReset); nothing of the old one's rewards goes."""
-        self.actions = self.no_actions()
         self.step_count = 0
         self.begin()
 
     def disable(self) -> None:
-        """Vanish from the scene: an episode under way ends."""
+        """Vanish from the scene: an episode under way ends (OnDisable)."""
         self.end(restart=False)
         self.alive = False
 
@@ -100,11 +123,9 @@ class Academy:
     def __init__(self, scene: Any, exchange: Any) -> None:
         self.scene, self._exchange = scene, exchange
         self._step_count = 0
-        # Records of agents that have vanished since the last exchange.
-        self._parting: list[Agent] = []
 
     def reset(self) -> None:
-        """Reset all agents, as the command from Python does: no episode ends for it."""
+        """Reset all agents, as the command from Python does: no episode ends for it (ForcedFullReset)."""
         self._step_count = 0
         self.scene.on_reset()
         for agent in self.scene.agents:
@@ -112,7 +133,7 @@ class Academy:
 
     def step(self) -> None:
         """One academy step (EnvironmentStep)."""
-        agents = self.scene.agents
+        agents = [agent for agent in self.scene.agents if agent.alive]
         for agent in agents:
             if self._step_count % agent.period == agent.offset:
                 agent.asks = True
@@ -123,29 +144,24 @@ class Academy:
         asked = [agent for agent in agents if agent.asks]
         for agent in asked:
             agent.send()
-            agent.asks = False
-        speaking = [agent for agent in [*self._parting, *agents] if agent.records]
-        was_reset = False
-        if speaking:
-            answers = self._exchange(speaking)
-            for agent in speaking:
-                agent.records = []
-            self._parting = []
-            if answers is None:
-                self.reset()
-                was_reset = True
-            else:
-                for agent in asked:
-                    agent.actions = answers[agent.id]
+        self._decide(agents, asked)
         for agent in agents:
-            if not (agent.acts and agent.alive):
-                continue
-            agent.acts = False
-            # After a reset whoever had asked still acts, with the zeros that were put there.
-            agent.act(*agent.actions, fresh=agent in asked)
-            if agent.alive and agent.max_step and agent.step_count >= agent.max_step and not was_reset:
+            if agent.acts and agent.alive:
+                agent.acts = False
+                agent.act(*agent.actions, fresh=agent in asked)
+            if agent.alive and agent.max_step and agent.step_count >= agent.max_step:
                 agent.end(interrupted=True)
         self.scene.update()
-        gone = [agent for agent in agents if not agent.alive]
-        self._parting += [agent for agent in gone if agent.records]
         self.scene.agents = [agent for agent in self.scene.agents if agent.alive]
+
+    def _decide(self, agents: list[Agent], asked: list[Agent]) -> None:
+        """Exchange if somebody has something to tell (DecideBatch); agents do that, so without any nothing is sent."""
+        if not Agent.outbox or not agents:
+            return
+        answers = self._exchange(list(Agent.outbox))
+        Agent.outbox.clear()
+        if answers is None:
+            self.reset()
+        for agent in asked:
+            # Whoever asked acts even when Python answers with a reset: zeros. Others go on with what they were told.
+            agent.actions = agent.no_actions() if answers is None else answers[agent.id]

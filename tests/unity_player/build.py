@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -28,3 +29,10 @@ def make_build(folder: Path, scene: str, name: str = "game", **options: Any) -> 
     build.write_text(f'#!/bin/sh\nexec {shlex.join(arguments)} "$@"\n')
     build.chmod(0o755)
     return build
+
+
+def free_port() -> int:
+    """:return: a port that nobody listens on at this moment"""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])

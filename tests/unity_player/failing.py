@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 
+class Quit(Exception):
+    """The game is to leave in good order."""
+
+
 class Trouble:
     """
     Fails where the options say so.
@@ -23,8 +27,10 @@ class Trouble:
         self._fails = True
         if options.only_first is not None:
             marker = Path(options.only_first)
-            self._fails = not marker.exists()
-            marker.touch()
+            try:
+                marker.touch(exist_ok=False)
+            except FileExistsError:
+                self._fails = False
 
     @staticmethod
     def add_options(parser: argparse.ArgumentParser) -> None:
@@ -48,7 +54,7 @@ class Trouble:
             print("NullReferenceException: the ball is missing", file=sys.stderr, flush=True)
             os._exit(1)
         if self._exchanges == self.options.quit_after:
-            raise SystemExit(0)
+            raise Quit
         if phase == self.options.hang_in or self._exchanges == self.options.hang_after:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             while True:

@@ -12,7 +12,7 @@ CARDINAL = ((0, 0), (0, 1), (0, -1), (1, 0), (-1, 0))
 
 
 class Picture(NamedTuple):
-    """An image observation, height x width x 3, in [0, 1]."""
+    """An image observation, height x width x 3, in whole 255ths."""
 
     pixels: np.ndarray
 
@@ -29,7 +29,7 @@ class Scene:
 
     :param options: command line options
     :param rng: all that is random
-    :param game: environment parameters by name, and where statistics go
+    :param game: environment parameters, statistics and the log
     """
 
     def __init__(self, options: Namespace, rng: np.random.Generator, game: Any) -> None:
@@ -73,7 +73,6 @@ class EchoAgent(Agent):
     def begin(self) -> None:
         self.episode += 1
         self.decision = 0
-        self.over = False
         self.want()
 
     def want(self) -> None:
@@ -81,8 +80,13 @@ class EchoAgent(Agent):
         self.wanted = self.scene.rng.integers(-4, 5, self.n_continuous).astype(np.float32) / 4.0
         self.choices = np.array([self.scene.rng.integers(size) for size in self.branches], int)
 
-    def sensors(self) -> list[Any]:
-        return [np.array([self.number, self.episode, self.decision, *self.wanted, *self.choices], np.float32)]
+    def want_nothing(self) -> None:
+        """As in the last observation of an episode."""
+        self.wanted, self.choices = np.zeros(self.n_continuous), np.zeros(len(self.branches), int)
+
+    def sensors(self) -> dict[str, Any]:
+        seen = [self.number, self.episode, self.decision, *self.wanted, *self.choices]
+        return {"echo": np.array(seen, np.float32)}
 
     def act(self, continuous: np.ndarray, discrete: np.ndarray, fresh: bool) -> None:
         if not fresh:
@@ -97,7 +101,7 @@ class EchoAgent(Agent):
         if self.decision < self.length:
             self.want()
             return
-        self.wanted, self.choices = np.zeros(self.n_continuous), np.zeros(len(self.branches), int)
+        self.want_nothing()
         self.finish()
 
     def finish(self) -> None:
@@ -133,11 +137,15 @@ class Two(Scene):
 
 
 class MortalAgent(EchoAgent):
-    """Is destroyed where its episode ends."""
+    """Is destroyed where its only episode ends, whose number is the agent's."""
+
+    def begin(self) -> None:
+        self.episode = self.number - 1
+        super().begin()
 
     def finish(self) -> None:
         self.end(interrupted=self.episode % 2 == 1, restart=False)
-        self.alive = False
+        self.disable()
 
 
 class Respawn(Scene):
@@ -156,30 +164,29 @@ class Respawn(Scene):
 
 
 class Member(EchoAgent):
-    """A member of a group; odd ones leave after three decisions, and come back with the group's next episode."""
-
-    def finish(self) -> None:
-        self.waits = True
+    """A member of a group, whose episodes have six decisions; odd ones vanish after three."""
 
     def begin(self) -> None:
         self.waits = False
         super().begin()
+
+    def finish(self) -> None:
+        self.waits = True
 
     def act(self, continuous: np.ndarray, discrete: np.ndarray, fresh: bool) -> None:
         if self.waits:
             return
         super().act(continuous, discrete, fresh)
         if fresh and self.number % 2 and self.decision == 3:
-            self.end(restart=False)
-            self.waits = self.absent = True
-
-    absent = False
+            self.want_nothing()
+            self.disable()
 
 
 class Groups(Scene):
     """
-    Pairs of agents. The first of each is done after its usual number of decisions, and with it the group: everybody who
-    is still there gets a group reward of 2 and ends, all members begin anew.
+    Pairs of agents, each a group. When the first of a pair has made its six decisions, the group's episode is over:
+    whoever is still there gets a group reward of 2 and ends (every other time it is an interruption). The second, which
+    vanished after three decisions without a group reward, then comes back with a new id.
     """
 
     def __init__(self, *arguments: Any) -> None:
@@ -193,37 +200,40 @@ class Groups(Scene):
         self.agents = list(self.members)
 
     def update(self) -> None:
-        for member in self.members:
-            if member.absent and member.alive:
-                member.alive = False
         for first in self.members[::2]:
             if not first.waits:
                 continue
+            interrupted = first.episode % 2 == 1
             for member in (other for other in self.members if other.group_id == first.group_id):
-                if member.absent:
-                    episode = member.episode
-                    member.absent = False
-                    member.enable()
-                    member.episode = episode + 1
-                    self.agents.append(member)
-                else:
+                if member.alive:
                     member.group_reward += 2.0
-                    member.end()
+                    member.end(interrupted)
+                    continue
+                member.enable()
+                if member not in self.agents:
+                    self.agents.append(member)
 
 
 class Observer(EchoAgent):
-    """Has sensors of all kinds, twelve of them; the sixth is an image, the ninth a buffer of entities."""
+    """
+    Has twelve sensors, ``sensor_00`` to ``sensor_11``: the first is that of the echo, the sixth an image of 6 x 5, the
+    ninth a buffer of 4 entities, all others hold [index of the sensor, number of the agent, decision].
 
-    def sensors(self) -> list[Any]:
+    The image is black but for one green pixel at (decision % 6, number % 5), and blue is decision / 255 everywhere. Of
+    the entities, each [number, 1], there are decision % 4; the other rows are zeros.
+    """
+
+    def sensors(self) -> dict[str, Any]:
         parts: list[Any] = [np.array([index, self.number, self.decision], np.float32) for index in range(12)]
-        parts[0] = super().sensors()[0]
+        parts[0] = super().sensors()["echo"]
         image = np.zeros((6, 5, 3))
         image[self.decision % 6, self.number % 5, 1] = 1.0
+        image[..., 2] = self.decision / 255.0
         parts[5] = Picture(image)
         entities = np.zeros((4, 2), np.float32)
         entities[: self.decision % 4] = self.number, 1.0
         parts[8] = entities
-        return parts
+        return {f"sensor_{index:02d}": part for index, part in enumerate(parts)}
 
 
 class Sensors(Scene):
@@ -243,7 +253,8 @@ class Balancer(Agent):
     """
     A ball on a plate that is tilted about two axes: +0.1 for each decision with the ball on it, -1 when it drops.
 
-    Observation: tilt (2), ball (2), its velocity (2), the last action (2).
+    Observation: tilt (2), ball (2), its velocity (2), the last action (2). A decision holds for five academy steps. The
+    environment parameter ``gravity`` is read when an episode begins.
     """
 
     n_continuous = 2
@@ -257,15 +268,15 @@ class Balancer(Agent):
         self.ball = self.scene.rng.uniform(-0.3, 0.3, 2)
         self.velocity = self.scene.rng.uniform(-0.5, 0.5, 2)
         self.last = np.zeros(2)
+        self.gravity = self.scene.game.parameter("gravity", 9.81)
 
-    def sensors(self) -> list[Any]:
-        return [np.concatenate([self.tilt, self.ball, self.velocity, self.last]).astype(np.float32)]
+    def sensors(self) -> dict[str, Any]:
+        return {"ball": np.concatenate([self.tilt, self.ball, self.velocity, self.last]).astype(np.float32)}
 
     def act(self, continuous: np.ndarray, discrete: np.ndarray, fresh: bool) -> None:
         action = np.clip(continuous, -1.0, 1.0)
-        gravity = self.scene.game.parameters.get("gravity", 9.81)
         self.tilt = np.clip(self.tilt + 0.05 * action, -0.5, 0.5)
-        self.velocity = self.velocity + 0.02 * (gravity * np.sin(self.tilt) + 2.0 * self.ball)
+        self.velocity = self.velocity + 0.02 * (self.gravity * np.sin(self.tilt) + 2.0 * self.ball)
         self.ball = self.ball + 0.02 * self.velocity
         self.last = action
         if np.abs(self.ball).max() > 1.0:
@@ -306,11 +317,11 @@ class Walker(Agent):
         self.at, *self.goals = ([int(cell) // 5, int(cell) % 5] for cell in cells)
         self.wanted = int(self.scene.rng.integers(2))
 
-    def sensors(self) -> list[Any]:
+    def sensors(self) -> dict[str, Any]:
         image = np.zeros((20, 20, 3))
         for channel, (row, column) in enumerate([self.at, *self.goals]):
             image[4 * row : 4 * row + 4, 4 * column : 4 * column + 4, channel] = 1.0
-        return [Goal(np.eye(2, dtype=np.float32)[self.wanted]), Picture(image)]
+        return {"goal": Goal(np.eye(2, dtype=np.float32)[self.wanted]), "picture": Picture(image)}
 
     def forbidden(self) -> list[bool] | None:
         row, column = self.at

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import io
 import json
 import struct
 import uuid
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import grpc
 import numpy as np
-from academy import Agent
+from academy import Agent, Record
+from failing import Quit
 from scenes import Goal, Picture
 
 # By its path: the package itself takes seconds to import, and a game knows nothing of it.
@@ -24,6 +27,7 @@ _SPEC.loader.exec_module(messages)
 ENGINE = uuid.UUID("e951342c-4f7e-11ea-b238-784f4387d1f7")
 PARAMETERS = uuid.UUID("534c891e-810f-11ea-a9d0-822485860400")
 STATISTICS = uuid.UUID("a1d8f7b7-cec8-50f9-b78b-d3e165a78520")
+_RESET = 1
 _ENGINE_SETTINGS = ("resolution", "quality_level", "time_scale", "target_frame_rate", "capture_frame_rate")
 
 
@@ -31,9 +35,17 @@ class Game:
     """Environment parameters, statistics and the log of a game."""
 
     def __init__(self, log: str | None) -> None:
-        self.parameters: dict[str, float] = {}
+        self._parameters: dict[str, Callable[[], float]] = {}
         self._statistics: list[tuple[str, float, int]] = []
         self._log = open(log, "a", buffering=1) if log else None
+
+    def parameter(self, key: str, default: float) -> float:
+        """An environment parameter, drawn anew if it is a sampler (GetWithDefault)."""
+        if key not in self._parameters:
+            return default
+        value = self._parameters[key]()
+        self.log(drawn=key, value=value)
+        return value
 
     def log(self, **entry: Any) -> None:
         """Write a line into the player's log."""
@@ -66,14 +78,17 @@ class Game:
                 self.log(engine=_ENGINE_SETTINGS[kind], value=struct.unpack_from(form, message, 4))
             elif channel == PARAMETERS:
                 self._set_parameter(message)
+            else:
+                self.log(channel=str(channel), n_bytes=size)
 
     def _set_parameter(self, message: bytes) -> None:
         size = struct.unpack_from("<i", message)[0]
         key, at = message[4 : 4 + size].decode(), 4 + size
         kind = struct.unpack_from("<i", message, at)[0]
         if kind == 0:
-            self.parameters[key] = struct.unpack_from("<f", message, at + 4)[0]
-            self.log(parameter=key, value=self.parameters[key])
+            value = struct.unpack_from("<f", message, at + 4)[0]
+            self._parameters[key] = lambda: value
+            self.log(parameter=key, value=value)
             return
         seed, sampler = struct.unpack_from("<ii", message, at + 4)
         if sampler in (0, 1):
@@ -81,7 +96,18 @@ class Game:
         else:  # a list of floats, after its length
             count = struct.unpack_from("<i", message, at + 12)[0]
             numbers = struct.unpack_from(f"<{count}f", message, at + 16)
+        self._parameters[key] = _sampler(sampler, numbers, np.random.default_rng(abs(seed)))
         self.log(parameter=key, sampler=("uniform", "gaussian", "multirange")[sampler], numbers=numbers, seed=seed)
+
+
+def _sampler(kind: int, numbers: tuple[float, ...], rng: np.random.Generator) -> Callable[[], float]:
+    if kind == 0:
+        return lambda: float(rng.uniform(*numbers))
+    if kind == 1:
+        return lambda: float(rng.normal(*numbers))
+    intervals = np.reshape(numbers, (-1, 2))
+    widths = intervals[:, 1] - intervals[:, 0]
+    return lambda: float(rng.uniform(*rng.choice(intervals, p=widths / widths.sum())))
 
 
 class Wire:
@@ -109,7 +135,10 @@ class Wire:
     def _exchange(self, message: Any, phase: str) -> Any:
         """Send a message and wait for the answer; leave when Python says so, or is gone."""
         message.header.status = 200
-        self._trouble(phase)
+        try:
+            self._trouble(phase)
+        except Quit:
+            self._say_goodbye()
         try:
             answer = self._call(
                 message, wait_for_ready=phase == "handshake", timeout=30 if phase == "handshake" else None
@@ -123,38 +152,48 @@ class Wire:
             raise SystemExit(0)
         return answer.unity_input
 
+    def _say_goodbye(self) -> NoReturn:
+        """Leave of one's own accord, as when somebody closes the window (RpcCommunicator.Dispose)."""
+        message = self._message()
+        message.header.status = 400
+        self.game.log(left="quit")
+        with contextlib.suppress(grpc.RpcError):
+            self._call(message)
+        raise SystemExit(0)
+
     def introduce(self) -> int:
-        """The handshake; gives the seed. The first command comes with its second half."""
+        """The handshake; gives the seed."""
         message = self._message()
         first = message.unity_output.rl_initialization_output
-        first.name = "stand-in"
+        first.name = "AcademySingleton"
         first.communication_version = self.options.communication_version
         first.package_version = self.options.package_version
-        first.capabilities.baseRLCapabilities = True
+        for capability in first.capabilities.DESCRIPTOR.fields:
+            setattr(first.capabilities, capability.name, True)
         answer = self._exchange(message, "handshake").rl_initialization_input
         self.game.log(seed=answer.seed, num_areas=answer.num_areas, python=answer.package_version)
-        command = self._exchange(self._message(), "handshake").rl_input
-        self.game.incoming(command.side_channel)
+        # A command to reset comes with it and changes nothing: all agents begin anyway.
+        self.game.incoming(self._exchange(self._message(), "handshake").rl_input.side_channel)
         return answer.seed
 
-    def send(self, agents: list[Agent], phase: str) -> dict[int, tuple[np.ndarray, np.ndarray]] | None:
-        """Send the records of some agents; give actions by id, None when Python asks for a reset."""
+    def send(self, records: list[Record], phase: str) -> dict[int, tuple[np.ndarray, np.ndarray]] | None:
+        """Send records; give actions by id, None when Python asks for a reset."""
         message = self._message()
         output = message.unity_output
         asking: dict[str, list[Agent]] = {}
-        for agent in agents:
+        for record in records:
+            agent = record.agent
             if agent.behavior not in self._known:
                 self._known.add(agent.behavior)
                 self._describe(output.rl_initialization_output.brain_parameters.add(), agent)
-            infos = output.rl_output.agentInfos[agent.behavior].value
-            for record in agent.records:
-                self._write(infos.add(), agent, *record)
-                if not record[0]:
-                    asking.setdefault(agent.behavior, []).append(agent)
+            self._write(output.rl_output.agentInfos[agent.behavior].value.add(), record)
+            if not record.done:
+                asking.setdefault(agent.behavior, []).append(agent)
         output.rl_output.side_channel = self.game.outgoing()
         answer = self._exchange(message, phase).rl_input
         self.game.incoming(answer.side_channel)
-        if answer.command == 1:
+        if answer.command == _RESET:
+            self.game.log(reset=True)
             return None
         return {
             agent.id: self._read(agent, action)
@@ -164,7 +203,9 @@ class Wire:
 
     def _actions_of(self, answer: Any, behavior: str, n: int) -> list[Any]:
         actions = list(answer.agent_actions[behavior].value)
-        if len(actions) != n:  # Unity reads beyond the end of the list
+        # Unity reads beyond the end of a list that is too short. One without any, which it would take for zeros, is a
+        # mistake as well: here nobody should make one unnoticed.
+        if len(actions) != n:
             self.game.log(error=f"{len(actions)} actions for {n} agents of {behavior}")
             raise SystemExit(3)
         return actions
@@ -183,17 +224,16 @@ class Wire:
         spec.num_continuous_actions, spec.num_discrete_actions = agent.n_continuous, len(agent.branches)
         spec.discrete_branch_sizes.extend(agent.branches)
 
-    def _write(
-        self, info: Any, agent: Agent, done: bool, interrupted: bool, reward: float, group_reward: float, *rest: Any
-    ) -> None:
-        sensors, forbidden = rest
-        info.id, info.done, info.max_step_reached, info.reward = agent.id, done, interrupted, reward
-        info.group_id, info.group_reward = agent.group_id, group_reward
-        info.action_mask.extend(forbidden or [])
-        for values in sensors:
-            self._write_sensor(info.observations.add(), values)
+    def _write(self, info: Any, record: Record) -> None:
+        info.id, info.group_id = record.id, record.group_id
+        info.done, info.max_step_reached = record.done, record.interrupted
+        info.reward, info.group_reward = record.reward, record.group_reward
+        info.action_mask.extend(record.forbidden or [])
+        for name, values in record.sensors.items():
+            self._write_sensor(info.observations.add(), name, values)
 
-    def _write_sensor(self, obs: Any, values: Any) -> None:
+    def _write_sensor(self, obs: Any, name: str, values: Any) -> None:
+        obs.name = name
         if isinstance(values, Goal):
             obs.observation_type, values = 1, values.values
         if not isinstance(values, Picture):
@@ -202,14 +242,13 @@ class Wire:
             obs.float_data.data.extend(values.ravel().tolist())
             return
         pixels, first = values.pixels, self.options.layout == "chw"
-        obs.name = "camera"
         obs.shape.extend((3, *pixels.shape[:2]) if first else pixels.shape)
         obs.dimension_properties.extend((1, 2, 2) if first else (2, 2, 1))
         if self.options.png:
             from PIL import Image
 
             file = io.BytesIO()
-            Image.fromarray((pixels * 255).astype(np.uint8)).save(file, "PNG")
+            Image.fromarray(np.rint(pixels * 255).astype(np.uint8)).save(file, "PNG")
             obs.compression_type, obs.compressed_data = 1, file.getvalue()
             obs.compressed_channel_mapping.extend([0, 1, 2])
         else:
