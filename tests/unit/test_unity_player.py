@@ -6,7 +6,6 @@ What is claimed here is what the sources of the Unity package 3.0 do; tests of o
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -19,57 +18,16 @@ import pytest
 pytest.importorskip("mlagents_envs")
 sys.path.insert(0, str(Path(__file__).parents[1] / "unity_player"))
 
-from build import free_port, make_build
-
-from sb3_ppo_plus.envs.unity import messages
-
-messages.install()
-
-from mlagents_envs import exception as errors  # noqa: E402
-from mlagents_envs.base_env import ActionTuple, DimensionProperty, ObservationType  # noqa: E402
-from mlagents_envs.environment import UnityEnvironment  # noqa: E402
-from mlagents_envs.side_channel.engine_configuration_channel import EngineConfigurationChannel  # noqa: E402
-from mlagents_envs.side_channel.environment_parameters_channel import EnvironmentParametersChannel  # noqa: E402
-from mlagents_envs.side_channel.stats_side_channel import StatsAggregationMethod, StatsSideChannel  # noqa: E402
+from low_level import Connection, at_random, echo, play
+from mlagents_envs import exception as errors
+from mlagents_envs.base_env import ActionTuple, DimensionProperty, ObservationType
+from mlagents_envs.side_channel.engine_configuration_channel import EngineConfigurationChannel
+from mlagents_envs.side_channel.environment_parameters_channel import EnvironmentParametersChannel
+from mlagents_envs.side_channel.stats_side_channel import StatsAggregationMethod, StatsSideChannel
 
 pytestmark = pytest.mark.filterwarnings("ignore:distutils Version:DeprecationWarning")
 
 SCENES = ("balance", "echo", "grid", "group", "respawn", "sensors", "two")
-Policy = Callable[[Any, Any], ActionTuple]
-
-
-class Connection:
-    """
-    A player that was started by the low-level API.
-
-    :param folder: for the build and the player's log
-    :param scene: what it plays
-    :param timeout: seconds to wait; the API looks after the process every tenth of them, in whole seconds
-    :param side_channels: side channels
-    :param options: of the player
-    """
-
-    def __init__(
-        self, folder: Path, scene: str, timeout: int = 10, side_channels: list[Any] | None = None, **options: Any
-    ) -> None:
-        self.log_file = folder / "player.log"
-        build = make_build(folder, scene, player_log=self.log_file, **options)
-        self.port = free_port()
-        self.env = UnityEnvironment(
-            str(build), base_port=self.port, seed=5, timeout_wait=timeout, side_channels=side_channels, no_graphics=True
-        )
-        self.process = self.env._process
-
-    def log(self, key: str) -> list[dict[str, Any]]:
-        """What the player wrote down under a name."""
-        entries = [json.loads(line) for line in self.log_file.read_text().splitlines()]
-        return [entry for entry in entries if key in entry]
-
-    def close(self) -> None:
-        """Close, if that has not been done, and see that nothing is left."""
-        if self.env._loaded:
-            self.env.close()
-        assert self.process.wait(10) is not None
 
 
 @pytest.fixture
@@ -83,73 +41,6 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Connection]]:
     yield make
     for connection in made:
         connection.close()
-
-
-class Ledger:
-    """Adds up what each agent gets, and keeps what came with the end of its episodes."""
-
-    def __init__(self) -> None:
-        self.open: dict[int, dict[str, Any]] = {}
-        self.episodes: list[dict[str, Any]] = []
-        self.exchanges: list[tuple[list[int], list[int]]] = []
-        self.first_rewards: list[float] = []
-
-    def note(self, decisions: Any, terminals: Any) -> None:
-        """Take in what one exchange has brought of one behavior."""
-        self.exchanges.append((terminals.agent_id.tolist(), decisions.agent_id.tolist()))
-        for agent, step in terminals.items():
-            episode = self.open.pop(agent)
-            episode["return"] += float(step.reward)
-            episode["group return"] += float(step.group_reward)
-            self.episodes.append(episode | {"interrupted": bool(step.interrupted), "last": step.obs})
-        for agent, step in decisions.items():
-            if agent in self.open:
-                self.open[agent]["return"] += float(step.reward)
-                self.open[agent]["group return"] += float(step.group_reward)
-                self.open[agent]["decisions"] += 1
-            else:
-                self.first_rewards.append(float(step.reward))
-                start = {"id": agent, "return": 0.0, "group return": 0.0, "group": int(step.group_id)}
-                self.open[agent] = start | {"decisions": 1, "first": step.obs}
-
-
-def play(env: Any, policy: Policy, n_exchanges: int) -> dict[str, Ledger]:
-    """Play with one policy for all behaviors."""
-    ledgers: dict[str, Ledger] = {}
-    for _ in range(n_exchanges):
-        for name, spec in env.behavior_specs.items():
-            decisions, terminals = env.get_steps(name)
-            ledgers.setdefault(name, Ledger()).note(decisions, terminals)
-            if len(decisions):
-                env.set_actions(name, policy(spec.action_spec, decisions))
-        env.step()
-    return ledgers
-
-
-def at_random(seed: int = 0) -> Policy:
-    """Random actions, of those that are allowed."""
-    rng = np.random.default_rng(seed)
-
-    def act(spec: Any, decisions: Any) -> ActionTuple:
-        n = len(decisions)
-        continuous = rng.uniform(-1.0, 1.0, (n, spec.continuous_size)).astype(np.float32)
-        scores = [rng.random((n, size)) - 2.0 * mask for size, mask in zip_branches(spec, decisions)]
-        discrete = np.array([score.argmax(axis=1) for score in scores], np.int32).T.reshape(n, spec.discrete_size)
-        return ActionTuple(continuous, discrete)
-
-    return act
-
-
-def zip_branches(spec: Any, decisions: Any) -> list[tuple[int, np.ndarray]]:
-    """Number of choices and what is forbidden, for each branch."""
-    return list(zip(spec.discrete_branches, decisions.action_mask or [], strict=True))
-
-
-def echo(spec: Any, decisions: Any) -> ActionTuple:
-    """Say what is heard."""
-    wanted = decisions.obs[0][:, 3:]
-    n = spec.continuous_size
-    return ActionTuple(wanted[:, :n].astype(np.float32), wanted[:, n:].astype(np.int32))
 
 
 # ------------------------------------------------ all scenes
