@@ -17,17 +17,14 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
-from stable_baselines3.common.distributions import (
-    BernoulliDistribution,
-    CategoricalDistribution,
-    DiagGaussianDistribution,
-    MultiCategoricalDistribution,
-)
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import CombinedExtractor, FlattenExtractor, MlpExtractor
 from stable_baselines3.common.utils import obs_as_tensor
 from torch import nn
 from torch.nn.modules import module as torch_module
+
+from sb3_ppo_plus.action_draws import DRAWS, sigmoid
+from sb3_ppo_plus.masking import mask_rows, masked
 
 # OpenBLAS shares out among threads a product of more multiply-adds, and these would fight with the threads of the
 # physics for the processors: larger ones are cut into pieces.
@@ -43,7 +40,14 @@ class Actor(ABC):
     """Chooses actions during one rollout."""
 
     @abstractmethod
-    def act(self, obs: Any, actions: np.ndarray, values: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    def act(
+        self,
+        obs: Any,
+        actions: np.ndarray,
+        values: np.ndarray,
+        log_probs: np.ndarray,
+        masks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """
         Choose actions, and say what is thought of them.
 
@@ -51,6 +55,7 @@ class Actor(ABC):
         :param actions: where the actions are written, as the rollout buffer keeps them [N, A]
         :param values: where the value estimates are written [N]
         :param log_probs: where the log-probabilities are written [N]
+        :param masks: True where an action is allowed, None for no masks [N, D]
         :return: actions as the environment takes them, in memory that is not written again: clipped to its space, or
             scaled to it where the policy squashes
         """
@@ -68,9 +73,16 @@ class PolicyActor(Actor):
         self.device = policy.device
         self.box = policy.action_space if isinstance(policy.action_space, spaces.Box) else None
 
-    def act(self, obs: Any, actions: np.ndarray, values: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    def act(
+        self,
+        obs: Any,
+        actions: np.ndarray,
+        values: np.ndarray,
+        log_probs: np.ndarray,
+        masks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """See :meth:`Actor.act`."""
-        with th.no_grad():
+        with th.no_grad(), masked(self.policy, masks):
             sampled, value, log_prob = (output.cpu().numpy() for output in self.policy(obs_as_tensor(obs, self.device)))
         actions[...] = sampled.reshape(actions.shape)
         values[...] = value.reshape(-1)
@@ -98,9 +110,16 @@ class ArrayActor(Actor):
         self.read = _make_reader(policy, n_envs)
         self.actor = _make_layers([*networks.policy_net, policy.action_net], n_envs)
         self.critic = _make_layers([*networks.value_net, policy.value_net], n_envs)
-        self.draw = _DRAWS[type(policy.action_dist)](policy, n_envs)
+        self.draw = DRAWS[type(policy.action_dist)](policy, n_envs)
 
-    def act(self, obs: Any, actions: np.ndarray, values: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
+    def act(
+        self,
+        obs: Any,
+        actions: np.ndarray,
+        values: np.ndarray,
+        log_probs: np.ndarray,
+        masks: np.ndarray | None = None,
+    ) -> np.ndarray:
         """See :meth:`Actor.act`."""
         features = outputs = self.read(obs)
         for layer in self.critic:
@@ -109,10 +128,12 @@ class ArrayActor(Actor):
         outputs = features
         for layer in self.actor:
             outputs = layer(outputs)
+        if masks is not None:
+            mask_rows(outputs, masks)
         commands = self.draw(outputs, actions, log_probs)
         total = log_probs.dot(log_probs)
         # NaN equals nothing. SB3's distributions refuse it with an error that names it; let them.
-        return commands if total == total else self.policy_actor.act(obs, actions, values, log_probs)
+        return commands if total == total else self.policy_actor.act(obs, actions, values, log_probs, masks)
 
 
 def make_actor(policy: ActorCriticPolicy, n_envs: int) -> Actor:
@@ -140,7 +161,7 @@ def why_not_in_arrays(policy: ActorCriticPolicy, n_envs: int) -> str | None:
     for name in _OWN_METHODS:
         if getattr(type(policy), name) is not getattr(ActorCriticPolicy, name) or name in vars(policy):
             return f"{type(policy).__name__} has a {name}() of its own"
-    if type(policy.action_dist) not in _DRAWS:
+    if type(policy.action_dist) not in DRAWS:
         return f"its action distribution is a {type(policy.action_dist).__name__}"
     modules = list(policy.modules())
     for parameter in [p for module in modules for p in module._parameters.values() if p is not None]:
@@ -268,16 +289,8 @@ def _make_layers(modules: list[Any], n_envs: int) -> list[_Layer]:
     return layers
 
 
-def _sigmoid(x: np.ndarray) -> None:
-    """1 / (1 + exp(-x)) = (1 + tanh(x / 2)) / 2, which does not overflow."""
-    np.multiply(x, 0.5, x)
-    np.tanh(x, x)
-    np.add(x, 1.0, x)
-    np.multiply(x, 0.5, x)
-
-
 def _silu(x: np.ndarray) -> None:
-    _sigmoid(gate := x.copy())
+    sigmoid(gate := x.copy())
     np.multiply(x, gate, x)
 
 
@@ -290,110 +303,8 @@ def _elu(x: np.ndarray, alpha: float) -> None:
 _ACTIVATIONS: dict[type[nn.Module], Callable[[Any], Callable[[np.ndarray], Any]]] = {
     nn.Tanh: lambda module: lambda x: np.tanh(x, x),
     nn.ReLU: lambda module: lambda x: np.maximum(x, 0.0, out=x),
-    nn.Sigmoid: lambda module: _sigmoid,
+    nn.Sigmoid: lambda module: sigmoid,
     nn.SiLU: lambda module: _silu,
     nn.ELU: lambda module: lambda x: _elu(x, module.alpha),
     nn.LeakyReLU: lambda module: lambda x: np.maximum(x, x * np.float32(module.negative_slope), out=x),
-}
-
-
-# ------------------------------------------------ distributions
-
-
-class _Gaussian:
-    """a = m + s e with e from N(0, 1), and log N(a; m, s) summed over the dimensions."""
-
-    def __init__(self, policy: ActorCriticPolicy, n_envs: int) -> None:
-        space: Any = policy.action_space
-        self.low, self.high = space.low.reshape(-1), space.high.reshape(-1)
-        self.shape = (n_envs, *space.shape)
-        self.log_std = policy.log_std.detach().numpy()
-        self.seen = b""
-        noise = th.empty(n_envs, self.log_std.size)
-        self.refresh, self.noise = noise.normal_, noise.numpy()
-        self.distance = np.empty_like(self.noise)
-        self.halves = np.full(self.log_std.size, -0.5, np.float32)
-
-    def __call__(self, mean: np.ndarray, actions: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        # A callback may anneal the deviation between two steps.
-        if self.log_std.tobytes() != self.seen:
-            self.seen = self.log_std.tobytes()
-            self.std = np.exp(self.log_std)
-            self.constant = np.float32(self.log_std.sum() + self.log_std.size * 0.5 * math.log(2.0 * math.pi))
-        self.refresh()
-        sampled = self.noise * self.std
-        np.add(mean, sampled, sampled)
-        actions[...] = sampled
-        # Of the rounded action, as the update computes it.
-        distance = np.subtract(sampled, mean, self.distance)
-        np.divide(distance, self.std, distance)
-        np.multiply(distance, distance, distance)
-        np.subtract(distance.dot(self.halves), self.constant, log_probs)
-        return np.minimum(np.maximum(sampled, self.low), self.high).reshape(self.shape)
-
-
-class _Choice:
-    """One of k: argmax(p / q) with q from Exp(1), as ``torch.multinomial`` draws a single sample."""
-
-    def __init__(self, n_envs: int, k: int) -> None:
-        q = th.empty(n_envs, k)
-        self.refresh, self.q = q.exponential_, q.numpy()
-        self.rows = np.arange(n_envs)
-
-    def __call__(self, logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        shifted = logits - logits.max(1, keepdims=True)
-        weights = np.exp(shifted)
-        self.refresh()
-        chosen = (weights / self.q).argmax(1)
-        return chosen, shifted[self.rows, chosen] - np.log(weights.sum(1))
-
-
-class _Categorical:
-    def __init__(self, policy: Any, n_envs: int) -> None:
-        self.choose = _Choice(n_envs, policy.action_net.out_features)
-
-    def __call__(self, logits: np.ndarray, actions: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        chosen, log_probs[...] = self.choose(logits)
-        actions[:, 0] = chosen
-        return chosen
-
-
-class _MultiCategorical:
-    def __init__(self, policy: Any, n_envs: int) -> None:
-        sizes = [int(k) for k in policy.action_dist.action_dims]
-        ends = np.cumsum(sizes).tolist()
-        self.choices = [(slice(end - k, end), _Choice(n_envs, k)) for end, k in zip(ends, sizes, strict=True)]
-
-    def __call__(self, logits: np.ndarray, actions: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        drawn = [choose(logits[:, part]) for part, choose in self.choices]
-        sampled = np.stack([chosen for chosen, _ in drawn], axis=1)
-        actions[...] = sampled
-        log_probs[...] = sum(log_prob for _, log_prob in drawn)
-        return sampled
-
-
-class _Bernoulli:
-    """log p(1) = x - log(1 + exp x) and log p(0) = -log(1 + exp x) for the logit x, summed over the dimensions."""
-
-    def __init__(self, policy: Any, n_envs: int) -> None:
-        self.p = np.empty((n_envs, policy.action_net.out_features), np.float32)
-        self.tensor = th.from_numpy(self.p)
-
-    def __call__(self, logits: np.ndarray, actions: np.ndarray, log_probs: np.ndarray) -> np.ndarray:
-        np.copyto(self.p, logits)
-        _sigmoid(self.p)
-        if math.isnan(self.p.sum()):  # torch's error would say nothing of where it comes from; SB3's does
-            log_probs[...] = np.nan
-            return self.p
-        sampled = th.bernoulli(self.tensor).numpy()
-        actions[...] = sampled
-        log_probs[...] = (sampled * logits - np.logaddexp(np.float32(0.0), logits)).sum(1)
-        return sampled
-
-
-_DRAWS: dict[type, Callable[[ActorCriticPolicy, int], Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]]] = {
-    DiagGaussianDistribution: _Gaussian,
-    CategoricalDistribution: _Categorical,
-    MultiCategoricalDistribution: _MultiCategorical,
-    BernoulliDistribution: _Bernoulli,
 }

@@ -51,6 +51,8 @@ class RowsMixin(_Base):
     #: which rows count in the update [T, N]
     valid: np.ndarray
     truncations: list[Truncation]
+    #: which actions were allowed; None where nobody said [T, N, D]
+    masks: np.ndarray | None
     _idle: np.ndarray
     _lost: np.ndarray
     _awaits: np.ndarray
@@ -61,6 +63,7 @@ class RowsMixin(_Base):
         self.valid = np.ones((self.buffer_size, self.n_envs), dtype=bool)
         self._idle, self._lost = np.zeros_like(self.valid), np.zeros_like(self.valid)
         self._awaits = np.ones(self.n_envs, dtype=bool)
+        self.masks = None
         self.truncations = []
         if isinstance(self.action_space, spaces.Box) and not np.issubdtype(self.action_space.dtype, np.floating):
             # SB3 stores actions in the space's dtype since 2.7.1. A Gaussian sample cut to an integer is not the action
@@ -99,6 +102,22 @@ class RowsMixin(_Base):
             self._lost[step] = np.not_equal(stats[LOST_ROW], 0)
         if AWAITS_ACTION in stats:
             self._awaits[...] = np.not_equal(stats[AWAITS_ACTION], 0)
+
+    def note_masks(self, step: int, masks: np.ndarray) -> None:
+        """
+        Keep which actions were allowed.
+
+        :param step: row of the rollout
+        :param masks: True where an action is allowed [N, D]
+        """
+        if self.masks is None:
+            self.masks = np.ones((self.buffer_size, *masks.shape), dtype=bool)
+        self.masks[step] = masks
+
+    def flat_masks(self) -> np.ndarray | None:
+        """:return: which actions were allowed, in the flat order of minibatches [N * T, D]"""
+        masks = self.masks
+        return None if masks is None else masks.swapaxes(0, 1).reshape(-1, masks.shape[-1])
 
     @property
     def gaps(self) -> Gaps | None:
@@ -179,6 +198,7 @@ class Columns:
         self.old_distribution: DistributionParams | None = None
         self.reference_distribution: DistributionParams | None = None
         self.reference_log_prob: th.Tensor | None = None
+        self.action_masks: th.Tensor | None = None
 
     def minibatch(self, samples: Any, actions: th.Tensor, rows: np.ndarray | None) -> Minibatch:
         """

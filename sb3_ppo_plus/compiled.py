@@ -131,7 +131,7 @@ class CompiledUpdate(EagerUpdate):
         policy.set_training_mode(False)
         try:
             own = evaluate(policy, example, run.with_distribution)
-            plain = self.plain(example.observations, example.actions)
+            plain = self.plain(example.observations, example.actions, example.action_masks)
             for name in ("values", "log_prob", "entropy"):
                 a, b = getattr(own, name), getattr(plain, name)
                 if (a is None) != (b is None) or (a is not None and not th.allclose(a, b, _TOLERANCE, _TOLERANCE)):

@@ -78,9 +78,8 @@ def make_policy_step(plain: PlainPolicy, flat: FlatAdam, kind: StepKind) -> Step
     """
 
     def loss_of(parameters: th.Tensor, numbers: th.Tensor, batch: Minibatch) -> tuple[th.Tensor, th.Tensor]:
-        outputs = functional_call(
-            plain, _prefixed(flat, parameters), (batch.observations, batch.actions), tie_weights=False
-        )
+        inputs = (batch.observations, batch.actions, batch.action_masks)
+        outputs = functional_call(plain, _prefixed(flat, parameters), inputs, tie_weights=False)
         terms = ppo_loss(outputs, batch, _coefficients(numbers, kind), kind.options)
         return terms.loss, _figures(terms, kind)
 

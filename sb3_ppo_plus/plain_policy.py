@@ -28,6 +28,7 @@ from stable_baselines3.common.preprocessing import is_image_space
 from torch.nn import functional as F
 
 from sb3_ppo_plus.distributions import BernoulliParams, CategoricalParams, DistributionParams, GaussianParams
+from sb3_ppo_plus.masking import mask_binary_logits, mask_logits
 from sb3_ppo_plus.types import Observations, PolicyOutputs
 
 # What evaluate_actions() is made of; whoever overrides one of these computes something else than this module.
@@ -104,10 +105,13 @@ class PlainPolicy(th.nn.Module):
         self.preprocess = make_preprocessor(policy.observation_space, policy.normalize_images)
         self.read = _reader(policy)
 
-    def forward(self, observations: Observations, actions: th.Tensor | None = None) -> Any:
+    def forward(
+        self, observations: Observations, actions: th.Tensor | None = None, masks: th.Tensor | None = None
+    ) -> Any:
         """
         :param observations: observations as the buffer has them [B, O]
         :param actions: actions as they were sampled [B, A], [B] for Discrete; None asks for the values alone
+        :param masks: True where an action was allowed, None for no masks [B, D]
         :return: values, log-probabilities, entropy [B] and the parameters of the distribution; or values [B]
         """
         if actions is None:
@@ -119,7 +123,7 @@ class PlainPolicy(th.nn.Module):
         else:
             latent_pi = policy.mlp_extractor.forward_actor(policy.pi_features_extractor(inputs))
             latent_vf = policy.mlp_extractor.forward_critic(policy.vf_features_extractor(inputs))
-        log_prob, entropy, distribution = self.read(policy, latent_pi, actions)
+        log_prob, entropy, distribution = self.read(policy, latent_pi, actions, masks)
         return PolicyOutputs(policy.value_net(latent_vf).flatten(), log_prob, entropy, distribution)
 
     def values(self, observations: Observations) -> th.Tensor:
@@ -136,7 +140,9 @@ class PlainPolicy(th.nn.Module):
 Reading = tuple[th.Tensor, th.Tensor | None, DistributionParams]
 
 
-def _reader(policy: ActorCriticPolicy) -> Callable[[ActorCriticPolicy, th.Tensor, th.Tensor], Reading]:
+def _reader(
+    policy: ActorCriticPolicy,
+) -> Callable[[ActorCriticPolicy, th.Tensor, th.Tensor, th.Tensor | None], Reading]:
     """Choose by the kind of distribution how log-probabilities [B] and entropies [B] are computed."""
     distribution: Any = policy.action_dist
     if isinstance(distribution, StateDependentNoiseDistribution):
@@ -150,7 +156,7 @@ def _reader(policy: ActorCriticPolicy) -> Callable[[ActorCriticPolicy, th.Tensor
     return partial(_categorical, tuple(int(n) for n in sizes))
 
 
-def _gaussian(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor) -> Reading:
+def _gaussian(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor, masks: th.Tensor | None) -> Reading:
     mean = policy.action_net(latent)
     params = GaussianParams(mean, th.ones_like(mean) * policy.log_std.exp())
     return _normal_log_prob(params, actions).sum(dim=1), params.entropy().sum(dim=1), params
@@ -162,7 +168,9 @@ def _normal_log_prob(params: GaussianParams, actions: th.Tensor) -> th.Tensor:
     return -distance - params.std.log() - _HALF_LOG_TWO_PI
 
 
-def _state_dependent(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor) -> Reading:
+def _state_dependent(
+    policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor, masks: th.Tensor | None
+) -> Reading:
     """gSDE: the deviation depends on the state (Raffin et al. 2020), and actions may be squashed by tanh."""
     own: Any = policy.action_dist
     features = latent if own.learn_features else latent.detach()
@@ -175,8 +183,16 @@ def _state_dependent(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.T
     return (_normal_log_prob(params, unsquashed) - correction).sum(dim=1), None, params
 
 
-def _categorical(sizes: tuple[int, ...], policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor) -> Reading:
+def _categorical(
+    sizes: tuple[int, ...],
+    policy: ActorCriticPolicy,
+    latent: th.Tensor,
+    actions: th.Tensor,
+    masks: th.Tensor | None,
+) -> Reading:
     logits = policy.action_net(latent)
+    if masks is not None:
+        logits = mask_logits(logits, masks)
     params = CategoricalParams(logits, sizes)
     chosen = actions.long().reshape(len(logits), len(sizes))
     parts = params.log_probs()
@@ -185,7 +201,8 @@ def _categorical(sizes: tuple[int, ...], policy: ActorCriticPolicy, latent: th.T
     return th.cat(picked, dim=-1).sum(dim=1), params.entropy().sum(dim=1), normalized
 
 
-def _bernoulli(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor) -> Reading:
-    params = BernoulliParams(policy.action_net(latent))
+def _bernoulli(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor, masks: th.Tensor | None) -> Reading:
+    logits = policy.action_net(latent)
+    params = BernoulliParams(logits if masks is None else mask_binary_logits(logits, masks))
     log_prob = -F.binary_cross_entropy_with_logits(params.logits, actions, reduction="none")
     return log_prob.sum(dim=1), params.entropy().sum(dim=1), params

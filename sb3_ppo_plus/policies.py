@@ -18,7 +18,7 @@ from stable_baselines3.common.distributions import (
 )
 from stable_baselines3.common.policies import ActorCriticPolicy
 
-from sb3_ppo_plus.buffers import observations_at
+from sb3_ppo_plus.buffers import RowsMixin, observations_at
 from sb3_ppo_plus.distributions import (
     BernoulliParams,
     CategoricalParams,
@@ -27,6 +27,7 @@ from sb3_ppo_plus.distributions import (
     concatenate,
 )
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.masking import masked
 from sb3_ppo_plus.types import Minibatch, PolicyOutputs
 
 # Rows of one forward pass over a whole rollout: bounds the memory of image observations.
@@ -62,12 +63,13 @@ def evaluate(policy: ActorCriticPolicy, batch: Minibatch, with_distribution: boo
     :param with_distribution: whether the parameters of the action distribution are wanted
     :return: values, log-probabilities, entropy [B], and the parameters if wanted and known
     """
-    before = getattr(policy.action_dist, "distribution", None)
-    values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
-    # SB3's evaluate_actions leaves the distribution that it evaluated on the policy. One that was overridden may not:
-    # then the old one is still there, and the KL must be estimated.
-    evaluated = with_distribution and getattr(policy.action_dist, "distribution", None) is not before
-    distribution = distribution_params(policy.action_dist) if evaluated else None
+    with masked(policy, batch.action_masks):
+        before = getattr(policy.action_dist, "distribution", None)
+        values, log_prob, entropy = policy.evaluate_actions(batch.observations, batch.actions)
+        # SB3's evaluate_actions leaves the distribution that it evaluated on the policy. One that was overridden may
+        # not: then the old one is still there, and the KL must be estimated.
+        evaluated = with_distribution and getattr(policy.action_dist, "distribution", None) is not before
+        distribution = distribution_params(policy.action_dist) if evaluated else None
     return PolicyOutputs(values.flatten(), log_prob, entropy, distribution)
 
 
@@ -99,9 +101,11 @@ def action_distributions(
     :return: parameters (None where they are unknown) and log-probabilities of the stored actions [B]
     """
     chunks, log_probs = [], []
-    with as_collected(policy):
-        for start in range(0, len(rows), _CHUNK):
-            observations, actions = observations_at(buffer, rows[start : start + _CHUNK])
+    masks = buffer.flat_masks() if isinstance(buffer, RowsMixin) else None
+    for start in range(0, len(rows), _CHUNK):
+        chunk = rows[start : start + _CHUNK]
+        with as_collected(policy), masked(policy, None if masks is None else masks[chunk]):
+            observations, actions = observations_at(buffer, chunk)
             distribution = policy.get_distribution(observations)
             log_probs.append(distribution.log_prob(actions))
             chunks.append(distribution_params(distribution))

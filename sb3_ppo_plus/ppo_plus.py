@@ -40,6 +40,7 @@ from sb3_ppo_plus.compile_choice import choose_update
 from sb3_ppo_plus.controllers import Controller
 from sb3_ppo_plus.eager import EagerUpdate
 from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.masked_model import MaskedAlgorithm
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.probe import Measurement
 from sb3_ppo_plus.profiling import Profile, log_profile
@@ -53,7 +54,7 @@ logger = logging.getLogger(__name__)
 SelfPPOPlus = TypeVar("SelfPPOPlus", bound="PPOPlus")
 
 
-class PPOPlus(OnPolicyAlgorithm):
+class PPOPlus(MaskedAlgorithm):
     """
     Proximal Policy Optimization, equal to SB3's PPO bit for bit while every extra is off.
 
@@ -116,6 +117,8 @@ class PPOPlus(OnPolicyAlgorithm):
     :param reference_kl_coef: number or schedule; weight of KL(new, reference), typically 0.01 to 1; larger keeps more
         of it
     :param log_diagnostics: also log KL, entropies, ratios and gradient norms; costs some percent of an update
+    :param use_masking: whether masks of environments that offer them (``action_masks()``, as for MaskablePPO) are
+        applied, see :mod:`sb3_ppo_plus.masking`
     :param compile_update: make each gradient step one graph of ``torch.compile``: several times as fast on small
         networks, equal to float32 rounding; ``"auto"`` does it where the run is long enough, see ``docs/speed.md``
     :raises InvalidArgument: when an argument cannot work: before an environment is made where that can be told, and
@@ -203,11 +206,11 @@ class PPOPlus(OnPolicyAlgorithm):
         reference_policy: Any = None,
         reference_kl_coef: float | Schedule = 0.0,
         log_diagnostics: bool = True,
+        use_masking: bool = True,
         compile_update: bool | str = False,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if preset is not None:
-            settings = apply_preset(preset, settings, _DEFAULTS)
+        settings = settings if preset is None else apply_preset(preset, settings, _DEFAULTS)
         check_settings(settings)
         if reference_policy is not None:
             settings["reference_policy"] = freeze(reference_policy)
@@ -259,7 +262,8 @@ class PPOPlus(OnPolicyAlgorithm):
         if isinstance(env, TensorVecEnv):
             return rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         watched = {"env": (env, "step"), "policy": (self.policy, "forward")} if self.profile.detailed else {}
-        with self.profile.section("rollout"), self.profile.timing(watched):
+        masking = self.masking_forward(env, rollout_buffer)
+        with self.profile.section("rollout"), masking, self.profile.timing(watched):
             completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if completed:
             fill_gaps(self, rollout_buffer)
@@ -379,18 +383,11 @@ class PPOPlus(OnPolicyAlgorithm):
             super().set_parameters(load_path_or_dict, exact_match, device)
 
     def _excluded_save_params(self) -> list[str]:
-        # live controllers stay out of the pickle (lr_schedule may be one); load() builds them anew and restores their
-        # state
-        return [
-            *super()._excluded_save_params(),
-            "_controllers",
-            "_reference",
-            "lr_schedule",
-            "profile",
-            "_update_passes",
-        ]
+        # live controllers stay out of the pickle (lr_schedule may be one); load() makes them anew from their state
+        return [*super()._excluded_save_params(), *_NOT_SAVED]
 
 
+_NOT_SAVED = ("_controllers", "_reference", "lr_schedule", "profile", "_update_passes")
 _BASE_ARGUMENTS = [
     name
     for name in inspect.signature(OnPolicyAlgorithm.__init__).parameters

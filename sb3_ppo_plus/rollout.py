@@ -104,13 +104,19 @@ class _Rollout:
         model, env, rows, shown = self.model, self.env, self.rows, self.locals
         renew, update_locals, on_step = shown.renew, self.callback.update_locals, self.callback.on_step
         switch, act, step_arrays, n_envs = model.profile.switch, self.actor.act, env.step_arrays, env.num_envs
+        mask_source = model.mask_source(env)
+        masks = None
         noise_every = model.sde_sample_freq if model.use_sde else 0
         for t in range(self.n_steps):
             switch(_POLICY)
             if noise_every > 0 and t % noise_every == 0:
                 model.policy.reset_noise(n_envs)
             self.t, self.obs = t, model._last_obs
-            self.commands = act(self.obs, *rows.open(t))
+            if mask_source is not None:
+                masks = mask_source()
+                if self.marks is not None:
+                    self.marks.note_masks(t, masks)
+            self.commands = act(self.obs, *rows.open(t), masks)
             switch(_ENV)
             self.step = step = step_arrays(self.commands)
             self.dones = dones = step.terminated | step.truncated

@@ -92,6 +92,7 @@ class Minibatch(NamedTuple):
     :param old_distribution: parameters of the action distribution at collection, None when nothing needs them
     :param reference_distribution: the same of the frozen reference policy
     :param reference_log_prob: log-probability of the actions under the reference policy [B]
+    :param action_masks: True where an action was allowed, None where all were [B, D]
     """
 
     observations: Observations
@@ -104,6 +105,7 @@ class Minibatch(NamedTuple):
     old_distribution: DistributionParams | None = None
     reference_distribution: DistributionParams | None = None
     reference_log_prob: th.Tensor | None = None
+    action_masks: th.Tensor | None = None
 
 
 class LossOptions(NamedTuple):

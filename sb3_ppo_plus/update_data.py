@@ -64,6 +64,8 @@ class UpdateData:
         self.needs = needs
         valid = None if buffer.valid.all() else flat(buffer.valid)
         self.columns = Columns(valid, buffer.device)
+        if (masks := buffer.flat_masks()) is not None:
+            self.columns.action_masks = th.as_tensor(masks, device=buffer.device)
         all_rows = needs.row_kl or needs.rollout_kl or reference is not None
         self.probe: Probe | None = None
         if all_rows:

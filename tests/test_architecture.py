@@ -46,6 +46,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
     (
         "one rollout and one update",
         (
+            "action_draws",
             "actors",
             "buffers",
             "callback_locals",
@@ -55,6 +56,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "flat_adam",
             "gathering",
             "graphs",
+            "masking",
             "plain_policy",
             "policies",
             "probe",
@@ -70,6 +72,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "compile_choice",
             "explain",
             "explain_checks",
+            "masked_model",
             "optim",
             "ppo_plus",
             "presets",

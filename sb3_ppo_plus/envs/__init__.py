@@ -1,4 +1,4 @@
-"""Environments with a tensor face, their wrappers, and MuJoCo's tasks on native threads."""
+"""Environments with a tensor face, their wrappers, MuJoCo's tasks on native threads, Unity's games."""
 
 from __future__ import annotations
 
@@ -7,27 +7,32 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.envs.base import TensorVecEnv as TensorVecEnv
-    from sb3_ppo_plus.envs.base import TensorVecEnvWrapper as TensorVecEnvWrapper
+    from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper as TensorVecEnvWrapper
+    from sb3_ppo_plus.envs.hybrid import HybridSpace as HybridSpace
     from sb3_ppo_plus.envs.mujoco.vec_env import MujocoVecEnv as MujocoVecEnv
     from sb3_ppo_plus.envs.normalize import TensorVecNormalize as TensorVecNormalize
     from sb3_ppo_plus.envs.tasks.base import MujocoTask as MujocoTask
     from sb3_ppo_plus.envs.tasks.base import Outcome as Outcome
+    from sb3_ppo_plus.envs.unity.vec_env import UnityVecEnv as UnityVecEnv
     from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack as TensorVecFrameStack
     from sb3_ppo_plus.envs.wrappers import TensorVecMonitor as TensorVecMonitor
 
-# Resolved on first use: one name needs MuJoCo, and the others have to work without it.
+# Resolved on first use: two names need MuJoCo or ML-Agents, and the others have to work without it.
 _EXPORTS = {
+    "HybridSpace": "hybrid",
     "MujocoTask": "tasks.base",
     "MujocoVecEnv": "mujoco.vec_env",
     "Outcome": "tasks.base",
     "TensorVecEnv": "base",
-    "TensorVecEnvWrapper": "base",
+    "TensorVecEnvWrapper": "base_wrapper",
     "TensorVecFrameStack": "wrappers",
     "TensorVecMonitor": "wrappers",
     "TensorVecNormalize": "normalize",
+    "UnityVecEnv": "unity.vec_env",
 }
 
 __all__ = [
+    "HybridSpace",
     "MujocoTask",
     "MujocoVecEnv",
     "Outcome",
@@ -36,6 +41,7 @@ __all__ = [
     "TensorVecFrameStack",
     "TensorVecMonitor",
     "TensorVecNormalize",
+    "UnityVecEnv",
 ]
 
 

@@ -17,13 +17,13 @@ from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.envs.arrays import map_observations, to_numpy
-from sb3_ppo_plus.envs.base import TensorVecEnv, TensorVecEnvWrapper
+from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.normalization import RunningMoments
 from sb3_ppo_plus.types import Observations, TensorStep
 
-# Stands for the whole observation where SB3 uses a key of a Dict.
-_WHOLE = ""
+_WHOLE = ""  # stands for the whole observation where SB3 uses a key of a Dict
 # What only this class keeps; the rest of its attributes are SB3's.
 _NOT_IN_SB3 = frozenset(
     {"device", "venv", "class_attributes", "_actions", "_start_time"}

@@ -23,10 +23,17 @@ class SingleEnv:
         self.index = index
 
     def __getattr__(self, name: str) -> Any:
+        if name == "action_masks" and self.venv.action_masks() is not None:
+            return self._action_masks
         # Only what is an attribute of the whole, never its methods: those act on all environments at once.
         if name.startswith("_") or callable(getattr(type(self.venv), name, None)):
             raise AttributeError(f"a single environment of {type(self.venv).__name__} has no {name!r}")
         return getattr(self.venv, name)
+
+    def _action_masks(self) -> np.ndarray:
+        masks = self.venv.action_masks()
+        assert masks is not None
+        return masks[self.index]
 
     def render(self) -> np.ndarray | None:
         """

@@ -14,7 +14,8 @@ from stable_baselines3.common.monitor import Monitor, ResultsWriter
 from stable_baselines3.common.vec_env import StackedObservations, VecEnv
 from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
-from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnvWrapper
+from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN
+from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import Observations, TensorStep
 

@@ -6,7 +6,8 @@ import numpy as np
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from toy_envs import DictPointMass, DiscretePointMass, PointMass, RecyclingPointMass
 
-from sb3_ppo_plus.envs.base import TensorVecEnv, TensorVecEnvWrapper
+from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
 from sb3_ppo_plus.envs.contract import TensorVecEnvContract
 from sb3_ppo_plus.envs.normalize import TensorVecNormalize
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack, TensorVecMonitor

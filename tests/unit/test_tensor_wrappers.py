@@ -30,7 +30,8 @@ from stable_baselines3.common.vec_env import (
 )
 from toy_envs import DictPointMass, DiscretePointMass, PointMass
 
-from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnv, TensorVecEnvWrapper
+from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnv
+from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
 from sb3_ppo_plus.envs.normalize import TensorVecNormalize
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack, TensorVecMonitor
 from sb3_ppo_plus.errors import InvalidArgument
