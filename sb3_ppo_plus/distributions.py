@@ -104,7 +104,42 @@ class BernoulliParams(NamedTuple):
         return -(p * F.logsigmoid(self.logits) + (1.0 - p) * F.logsigmoid(-self.logits))
 
 
-DistributionParams = GaussianParams | CategoricalParams | BernoulliParams
+class HybridParams(NamedTuple):
+    """
+    Gaussians and categorical distributions side by side, all independent.
+
+    :param mean: means [B, n]
+    :param std: standard deviations, > 0 [B, n]
+    :param logits: logits of the choices [B, sum(sizes)]
+    :param sizes: number of categories of each choice [b]
+    """
+
+    mean: th.Tensor
+    std: th.Tensor
+    logits: th.Tensor
+    sizes: tuple[int, ...]
+
+    @property
+    def parts(self) -> tuple[GaussianParams, CategoricalParams]:
+        """:return: the continuous actions, and the choices"""
+        return GaussianParams(self.mean, self.std), CategoricalParams(self.logits, self.sizes)
+
+    def kl(self, other: HybridParams) -> th.Tensor:
+        """
+        KL(self, other), the sum of both parts'.
+
+        :param other: distribution of the same shape
+        :return: divergence of each row, >= 0 [B]
+        """
+        (gaussian, choices), (other_gaussian, other_choices) = self.parts, other.parts
+        return gaussian.kl(other_gaussian) + choices.kl(other_choices)
+
+    def entropy(self) -> th.Tensor:
+        """:return: entropy of each action dimension [B, n + b]"""
+        return th.cat([part.entropy() for part in self.parts], dim=-1)
+
+
+DistributionParams = GaussianParams | CategoricalParams | BernoulliParams | HybridParams
 
 
 def exact_kl(p: DistributionParams, q: DistributionParams) -> th.Tensor:
@@ -120,6 +155,8 @@ def exact_kl(p: DistributionParams, q: DistributionParams) -> th.Tensor:
     if isinstance(p, CategoricalParams) and isinstance(q, CategoricalParams):
         return p.kl(q)
     if isinstance(p, BernoulliParams) and isinstance(q, BernoulliParams):
+        return p.kl(q)
+    if isinstance(p, HybridParams) and isinstance(q, HybridParams):
         return p.kl(q)
     raise TypeError(f"KL needs two distributions of one kind, got {type(p).__name__} and {type(q).__name__}")
 

@@ -28,6 +28,7 @@ from torch.distributions import Bernoulli, Categorical
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.hybrid_policy import HybridDistribution
 
 #: logit of what is forbidden, as in sb3-contrib: exp() of it is zero, and zero times it is no NaN
 FORBIDDEN = -1e8
@@ -190,10 +191,17 @@ class _MaskedBernoulli(BernoulliDistribution):
         return self
 
 
+class _MaskedHybrid(HybridDistribution):
+    def __init__(self, plain: HybridDistribution, masks: th.Tensor) -> None:
+        super().__init__(plain.action_dim, plain.branch_sizes)
+        self.choices = _MaskedMultiCategorical(plain.choices, masks)
+
+
 _TWINS: dict[type, Callable[[Any, th.Tensor], Distribution]] = {
     CategoricalDistribution: _MaskedCategorical,
     MultiCategoricalDistribution: _MaskedMultiCategorical,
     BernoulliDistribution: _MaskedBernoulli,
+    HybridDistribution: _MaskedHybrid,
 }
 
 

@@ -27,7 +27,14 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.preprocessing import is_image_space
 from torch.nn import functional as F
 
-from sb3_ppo_plus.distributions import BernoulliParams, CategoricalParams, DistributionParams, GaussianParams
+from sb3_ppo_plus.distributions import (
+    BernoulliParams,
+    CategoricalParams,
+    DistributionParams,
+    GaussianParams,
+    HybridParams,
+)
+from sb3_ppo_plus.hybrid_policy import HybridDistribution
 from sb3_ppo_plus.masking import mask_binary_logits, mask_logits
 from sb3_ppo_plus.types import Observations, PolicyOutputs
 
@@ -39,6 +46,7 @@ _OWN_DISTRIBUTIONS = (
     MultiCategoricalDistribution,
     BernoulliDistribution,
     StateDependentNoiseDistribution,
+    HybridDistribution,
 )
 _HALF_LOG_TWO_PI = 0.5 * math.log(2.0 * math.pi)
 
@@ -145,6 +153,8 @@ def _reader(
 ) -> Callable[[ActorCriticPolicy, th.Tensor, th.Tensor, th.Tensor | None], Reading]:
     """Choose by the kind of distribution how log-probabilities [B] and entropies [B] are computed."""
     distribution: Any = policy.action_dist
+    if isinstance(distribution, HybridDistribution):
+        return partial(_hybrid, distribution.branch_sizes)
     if isinstance(distribution, StateDependentNoiseDistribution):
         return _state_dependent
     if isinstance(distribution, DiagGaussianDistribution):
@@ -190,7 +200,10 @@ def _categorical(
     actions: th.Tensor,
     masks: th.Tensor | None,
 ) -> Reading:
-    logits = policy.action_net(latent)
+    return _choices(sizes, policy.action_net(latent), actions, masks)
+
+
+def _choices(sizes: tuple[int, ...], logits: th.Tensor, actions: th.Tensor, masks: th.Tensor | None) -> Reading:
     if masks is not None:
         logits = mask_logits(logits, masks)
     params = CategoricalParams(logits, sizes)
@@ -199,6 +212,24 @@ def _categorical(
     picked = [log_p.gather(1, chosen[:, i : i + 1]) for i, log_p in enumerate(parts)]
     normalized = CategoricalParams(th.cat(parts, dim=-1), sizes)
     return th.cat(picked, dim=-1).sum(dim=1), params.entropy().sum(dim=1), normalized
+
+
+def _hybrid(
+    sizes: tuple[int, ...],
+    policy: ActorCriticPolicy,
+    latent: th.Tensor,
+    actions: th.Tensor,
+    masks: th.Tensor | None,
+) -> Reading:
+    n = policy.log_std.numel()
+    outputs = policy.action_net(latent)
+    mean = outputs[:, :n]
+    gaussian = GaussianParams(mean, th.ones_like(mean) * policy.log_std.exp())
+    log_prob = _normal_log_prob(gaussian, actions[:, :n]).sum(dim=1)
+    choice_log_prob, choice_entropy, choices = _choices(sizes, outputs[:, n:], actions[:, n:], masks)
+    assert choice_entropy is not None and isinstance(choices, CategoricalParams)
+    entropy = gaussian.entropy().sum(dim=1) + choice_entropy
+    return log_prob + choice_log_prob, entropy, HybridParams(*gaussian, *choices)
 
 
 def _bernoulli(policy: ActorCriticPolicy, latent: th.Tensor, actions: th.Tensor, masks: th.Tensor | None) -> Reading:

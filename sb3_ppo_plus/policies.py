@@ -24,9 +24,11 @@ from sb3_ppo_plus.distributions import (
     CategoricalParams,
     DistributionParams,
     GaussianParams,
+    HybridParams,
     concatenate,
 )
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.hybrid_policy import HybridDistribution
 from sb3_ppo_plus.masking import masked
 from sb3_ppo_plus.types import Minibatch, PolicyOutputs
 
@@ -41,6 +43,11 @@ def distribution_params(distribution: Distribution) -> DistributionParams | None
     :param distribution: distribution whose ``proba_distribution`` was called
     :return: its parameters [B, ...], before squashing; None for a class that is not SB3's, whose KL must be estimated
     """
+    if isinstance(distribution, HybridDistribution):
+        mean, std = distribution.distribution.mean, distribution.distribution.stddev
+        choices = distribution_params(distribution.choices)
+        assert isinstance(choices, CategoricalParams)
+        return HybridParams(mean, std, *choices)
     if isinstance(distribution, (DiagGaussianDistribution, StateDependentNoiseDistribution)):
         return GaussianParams(distribution.distribution.mean, distribution.distribution.stddev)
     if isinstance(distribution, CategoricalDistribution):

@@ -40,6 +40,7 @@ from sb3_ppo_plus.compile_choice import choose_update
 from sb3_ppo_plus.controllers import Controller
 from sb3_ppo_plus.eager import EagerUpdate
 from sb3_ppo_plus.envs.base import TensorVecEnv
+from sb3_ppo_plus.hybrid_policy import policy_class_for
 from sb3_ppo_plus.masked_model import MaskedAlgorithm
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.probe import Measurement
@@ -233,9 +234,10 @@ class PPOPlus(MaskedAlgorithm):
         # save() writes SB3's class, so that PPO.load needs nothing of this package
         default_class = DictRolloutBuffer if isinstance(self.observation_space, spaces.Dict) else RolloutBuffer
         buffer_class = self.rollout_buffer_class or default_class
+        policy_class, self.policy_class = self.policy_class, policy_class_for(self.policy_class, self.action_space)
         self.rollout_buffer_class = with_rows(buffer_class)
         super()._setup_model()
-        self.rollout_buffer_class = buffer_class
+        self.rollout_buffer_class, self.policy_class = buffer_class, policy_class
         if self.critic_learning_rate is not None:
             optim.split_critic(self.policy)
         if self.reference_policy is not None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 
 from sb3_ppo_plus.errors import InvalidArgument
@@ -89,6 +90,8 @@ def _without_graph(distribution: Any) -> Any:
             setattr(clean, name, value.detach().clone())
         elif name in ("distribution", "weights_dist"):
             setattr(clean, name, None)
+        elif isinstance(value, Distribution):
+            setattr(clean, name, _without_graph(value))
     return clean
 
 

@@ -15,6 +15,7 @@ from gymnasium import spaces
 
 from sb3_ppo_plus.advantages import SCOPES
 from sb3_ppo_plus.controllers import KLStop, make_controller
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.losses import VF_LOSSES
 from sb3_ppo_plus.schedules import check_schedule, is_constant, parse_schedule
@@ -55,6 +56,8 @@ def check_environment(settings: Mapping[str, Any], observation_space: Any, actio
             f"The algorithm only supports {', '.join(space.__name__ for space in SUPPORTED_SPACES)} as action spaces "
             f"but {action_space} was provided; flatten it with a wrapper into a Box or MultiDiscrete space"
         )
+    if isinstance(action_space, HybridSpace) and settings["use_sde"]:
+        raise InvalidArgument("use_sde=True explores in continuous actions only; leave it out for hybrid actions")
     parts = observation_space.spaces.values() if isinstance(observation_space, spaces.Dict) else [observation_space]
     for part in parts:
         if not isinstance(part, SUPPORTED_SPACES):

@@ -56,6 +56,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "flat_adam",
             "gathering",
             "graphs",
+            "hybrid_policy",
             "masking",
             "plain_policy",
             "policies",
