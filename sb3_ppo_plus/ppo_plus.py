@@ -132,7 +132,7 @@ class PPOPlus(MaskedAlgorithm):
         "MultiInputPolicy": MultiInputActorCriticPolicy,
     }
 
-    # This class's own attributes; the schedules are in SB3's forms once _setup_model() has run.
+    # own attributes; the schedules are in SB3's forms once _setup_model() has run
     batch_size: int
     n_epochs: int
     clip_range: Any
@@ -157,8 +157,8 @@ class PPOPlus(MaskedAlgorithm):
     reference_kl_coef: Any
     log_diagnostics: bool
     compile_update: bool | str
-    num_gradient_steps: int  #: so far, over all calls of learn()
-    profile: Profile  #: where the wall time goes, see docs/speed.md
+    num_gradient_steps: int  #: over all calls of learn()
+    profile: Profile  #: see docs/speed.md
     _controllers: dict[str, Controller]
     _reference: ActorCriticPolicy | None
     _update_passes: EagerUpdate | None
@@ -250,6 +250,7 @@ class PPOPlus(MaskedAlgorithm):
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         coefficients.tell_schedules(self)
+        rollout.tell_progress(self)
 
     def _update_info_buffer(self, infos: list[dict[str, Any]], dones: np.ndarray | None = None) -> None:
         """SB3 calls this once a step, before the row is added: the place to note what its buffer does not keep."""
@@ -264,8 +265,7 @@ class PPOPlus(MaskedAlgorithm):
         if isinstance(env, TensorVecEnv):
             return rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
         watched = {"env": (env, "step"), "policy": (self.policy, "forward")} if self.profile.detailed else {}
-        masking = self.masking_forward(env, rollout_buffer)
-        with self.profile.section("rollout"), masking, self.profile.timing(watched):
+        with self.profile.section("rollout"), self.masking_forward(env, rollout_buffer), self.profile.timing(watched):
             completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if completed:
             fill_gaps(self, rollout_buffer)
@@ -343,6 +343,7 @@ class PPOPlus(MaskedAlgorithm):
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log as SB3 does, with the seconds of each part of the time and the memory that is held."""
         log_profile(self)
+        rollout.log_environment(self)
         with self.profile.section("log"):
             super().dump_logs(iteration)
 

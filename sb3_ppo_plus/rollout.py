@@ -303,6 +303,37 @@ def _make_obs_writer(buffer: RolloutBuffer) -> Callable[[int, Any], None]:
 # ------------------------------------------------ what keeps a run from this rollout
 
 
+def tensor_env(env: VecEnv | None) -> TensorVecEnv | None:
+    """
+    :param env: environments of a model
+    :return: the outermost part of them that has a tensor face, None when there is none
+    """
+    while isinstance(env, VecEnvWrapper) and not isinstance(env, TensorVecEnv):
+        env = env.venv
+    return env if isinstance(env, TensorVecEnv) else None
+
+
+def tell_progress(model: PPOPlus) -> None:
+    """
+    Tell the environments how far the training is.
+
+    :param model: the algorithm
+    """
+    if (env := tensor_env(model.env)) is not None:
+        env.note_progress(1.0 - model._current_progress_remaining)
+
+
+def log_environment(model: PPOPlus) -> None:
+    """
+    Record what the environments would have logged.
+
+    :param model: the algorithm
+    """
+    if (env := tensor_env(model.env)) is not None:
+        for name, value in env.take_log().items():
+            model.logger.record(name, value)
+
+
 def warn_about_numpy_wrapper(env: VecEnv) -> None:
     """
     Warn when one of SB3's wrappers hides the tensor face of the environments inside, which makes rollouts slower.

@@ -118,8 +118,8 @@ class UnityVecEnv(TensorVecEnv):
             super().__init__(
                 len(self._rows.asks), spec.observation_space(launch.float_images), spec.action_space(), "cpu"
             )
-        except BaseException:
-            self.workers.close()
+        except BaseException as error:
+            self.workers.abandon(error)
             raise
         self._names = spec.observation_names() if len(spec.sensors) > 1 else None
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)

@@ -73,8 +73,8 @@ class Workers:
             for worker in range(n):
                 self.games.append(self._start(worker))
             self._mailbox.handshake(self.games)
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            self.abandon(error)
             raise
 
     def _start(self, worker: int) -> Game:
@@ -154,6 +154,17 @@ class Workers:
             ) from loss
         recent.append(now)
         self.n_restarts[worker] += 1
+
+    def abandon(self, error: BaseException) -> None:
+        """
+        End all games after an error; one that is lost anyway is not waited for.
+
+        :param error: what happened
+        """
+        cause = error if isinstance(error, GameLost) else error.__cause__
+        if isinstance(cause, GameLost):
+            cause.game.close(_HASTE)
+        self.close()
 
     def close(self) -> None:
         """End all games; doing it twice is fine."""
