@@ -65,29 +65,59 @@ def find_masks(env: VecEnv) -> MaskSource | None:
     if mask_sizes(env.action_space) is None:
         return None
     if isinstance(env, TensorVecEnv):
-        return None if env.action_masks() is None else lambda: _checked(env.action_masks(), env)
-    return (lambda: _checked(np.stack(env.env_method(_METHOD)), env)) if env.has_attr(_METHOD) else None
+        return None if env.action_masks() is None else lambda: _masks_of(env, [env.action_masks()])
+    return (lambda: _masks_of(env, env.env_method(_METHOD))) if env.has_attr(_METHOD) else None
 
 
-def _checked(masks: Any, env: VecEnv) -> np.ndarray:
-    sizes = mask_sizes(env.action_space)
-    assert sizes is not None
-    found = np.asarray(masks, dtype=bool).reshape(len(masks), -1)
-    if found.shape != (env.num_envs, sum(sizes)):
-        raise InvalidArgument(
-            f"action_masks() gave {np.shape(masks)} for {env.num_envs} environments; {env.action_space} takes "
-            f"{sum(sizes)} entries for each, True where an action is allowed"
-        )
-    if not found.all():
-        starts = np.cumsum((0, *sizes[:-1]))
-        blocked = ~np.logical_or.reduceat(found, starts, axis=1)
-        if blocked.any():
-            row, choice = (int(index[0]) for index in blocked.nonzero())
-            raise InvalidArgument(
-                f"action_masks() of environment {row} allows nothing in choice {choice} of {env.action_space}; allow "
-                "at least one action, one that does nothing if need be"
-            )
+def _masks_of(env: VecEnv, given: list[Any]) -> np.ndarray:
+    found = check_masks(given[0] if isinstance(env, TensorVecEnv) else given, env.action_space)
+    if len(found) != env.num_envs:
+        raise InvalidArgument(f"action_masks() gave {len(found)} rows for {env.num_envs} environments; give one each")
     return found
+
+
+def check_masks(given: Any, space: spaces.Space) -> np.ndarray:
+    """
+    Refuse masks that do not say for every action whether it is allowed, and those that allow none.
+
+    :param given: masks as an environment or a caller gives them [N, D], or [D] for one environment
+    :param space: action space
+    :return: True where an action is allowed [N, D]
+    :raises InvalidArgument: naming the environment and the choice where there is one to name
+    """
+    sizes = mask_sizes(space)
+    if sizes is None:
+        raise InvalidArgument(f"action_masks were given for {space}, which has no choices to mask; leave them out")
+    width = sum(sizes)
+    rows = [np.asarray(row) for row in (given if isinstance(given, (list, tuple)) else [given])]
+    if {row.shape for row in rows} != {rows[0].shape} or not rows[0].size or rows[0].size % width:
+        shapes = " and ".join(sorted({str(row.shape) for row in rows}))
+        raise InvalidArgument(
+            f"action_masks of the shape {shapes} for {space}, which takes {width} entries for each environment, True "
+            "where an action is allowed"
+        )
+    found = np.stack(rows).reshape(-1, width)
+    if found.dtype != bool:
+        # what is no 0 and no 1 is more likely a logit or a probability than a permission
+        if found.dtype.kind not in "iuf" or not ((found == 0) | (found == 1)).all():
+            raise InvalidArgument(
+                f"action_masks of {found.dtype} hold {found.ravel()[:6].tolist()}...; give bool, True where an action "
+                "is allowed"
+            )
+        found = found.astype(bool)
+    if not found.all():
+        _check_choices(found, sizes, space)
+    return found
+
+
+def _check_choices(masks: np.ndarray, sizes: tuple[int, ...], space: spaces.Space) -> None:
+    blocked = ~np.logical_or.reduceat(masks, np.cumsum((0, *sizes[:-1])), axis=1)
+    if blocked.any():
+        row, choice = (int(index[0]) for index in blocked.nonzero())
+        raise InvalidArgument(
+            f"action_masks of environment {row} allow nothing in choice {choice} of {space}; allow at least one action, "
+            "one that does nothing if need be"
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import DummyVecEnv, VecEnv, VecFrameStack, VecNormalize
 
 from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.envs import HybridSpace
 from sb3_ppo_plus.export.heads import branch_sizes
 from sb3_ppo_plus.export.reference import sample_masks, sample_observations
 
@@ -37,6 +38,8 @@ ACTIONS: dict[str, spaces.Space] = {
     "multidiscrete": spaces.MultiDiscrete([3, 2, 4]),
     "multibinary": spaces.MultiBinary(3),
 }
+CHOICES = ("discrete", "multidiscrete", "multibinary")
+ACTIONS["hybrid"] = HybridSpace(spaces.Box(np.array([-1, -2], np.float32), np.array([1, 0.5], np.float32)), [3, 2])
 
 
 class RandomEnv(gym.Env):
@@ -69,7 +72,9 @@ class RandomEnv(gym.Env):
 Wrap = Callable[[VecEnv], VecEnv]
 #: name -> (class, observations, actions, wrappers, arguments)
 CASES: dict[str, tuple[type[BaseAlgorithm], str, str, Wrap | None, dict[str, Any]]] = {
-    **{f"PPOPlus {name}": (PPOPlus, "vector", name, None, {}) for name in ACTIONS},
+    **{f"PPOPlus {name}": (PPOPlus, "vector", name, None, {"use_masking": False}) for name in ACTIONS},
+    **{f"PPOPlus masked {name}": (PPOPlus, "vector", name, None, {}) for name in (*CHOICES, "hybrid")},
+    "PPOPlus masked hybrid sensors": (PPOPlus, "sensors", "hybrid", None, {}),
     **{f"PPO sees {name}": (PPO, name, "box", None, {}) for name in OBSERVATIONS},
     "A2C": (A2C, "vector", "discrete", None, {}),
     "normalized": (PPOPlus, "vector", "box", VecNormalize, {}),
@@ -90,12 +95,18 @@ CASES: dict[str, tuple[type[BaseAlgorithm], str, str, Wrap | None, dict[str, Any
         None,
         {"use_sde": True, "policy_kwargs": {"squash_output": True}},
     ),
-    "two extractors": (PPOPlus, "dict", "multidiscrete", None, {"policy_kwargs": {"share_features_extractor": False}}),
+    "two extractors": (
+        PPOPlus,
+        "dict",
+        "multidiscrete",
+        None,
+        {"policy_kwargs": {"share_features_extractor": False}, "use_masking": False},
+    ),
     "frames of normalized": (PPOPlus, "vector", "box", lambda env: VecFrameStack(VecNormalize(env), 3), {}),
     "normalized frames": (PPOPlus, "vector", "box", lambda env: VecNormalize(VecFrameStack(env, 3)), {}),
     "frames of images": (PPOPlus, "image", "box", lambda env: VecFrameStack(env, 3), {}),
     "frames of a dict": (PPOPlus, "sensors", "box", lambda env: VecFrameStack(env, 2), {}),
-    **{f"MaskablePPO {name}": (MaskablePPO, "vector", name, None, {}) for name in list(ACTIONS)[-3:]},
+    **{f"MaskablePPO {name}": (MaskablePPO, "vector", name, None, {}) for name in CHOICES},
     "RecurrentPPO": (RecurrentPPO, "vector", "box", None, {}),
     "RecurrentPPO normalized frames": (
         RecurrentPPO,

@@ -53,6 +53,7 @@ LEVELS: tuple[tuple[str, tuple[str, ...]], ...] = (
             "compiled",
             "eager",
             "envs",
+            "features",
             "flat_adam",
             "gathering",
             "graphs",

@@ -116,7 +116,7 @@ def compare_in_env(
     :param seed: seed of the environments
     :return: what was found
     """
-    masked, file, gaps = takes_masks(model.policy), FilePolicy(OnnxPolicy(path)), []
+    masked, file, gaps = takes_masks(model), FilePolicy(OnnxPolicy(path)), []
     # The environment's own wrappers are at work, so nothing is left to transform.
     reference = Reference(model, [])
 

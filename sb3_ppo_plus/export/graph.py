@@ -15,6 +15,7 @@ from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import Actions, branch_sizes, make_head, takes_masks
 from sb3_ppo_plus.export.stages import WHOLE, FrameStack, Parts, Stage, carrier, parts_of
@@ -111,7 +112,7 @@ class PolicyGraph(th.nn.Module):
         self.stages = th.nn.ModuleList(stages)
         self.head: Any = make_head(policy)
         self.preprocess = make_preprocessor(policy.observation_space, policy.normalize_images)
-        self.masked = takes_masks(policy)
+        self.masked = takes_masks(model)
         #: input -> what else the metadata has to say about it
         self.remarks: dict[str, dict[str, Any]] = {}
         #: outputs that never change, written after the traced ones
@@ -155,8 +156,9 @@ class PolicyGraph(th.nn.Module):
         shape = (BATCH, *(space.shape or ()))
         dtype = th.float32 if box else th.int64
         ports = [Port("actions", "actions", shape, dtype)]
-        if not box:
-            width = int(self.policy.action_net.out_features)
+        if not box or isinstance(space, HybridSpace):
+            continuous = space.n_continuous if isinstance(space, HybridSpace) else 0
+            width = int(self.policy.action_net.out_features) - continuous
             ports.append(Port("logits", "logits", (BATCH, width), th.float32))
         if self.wanted.stochastic:
             ports.append(Port("stochastic_actions", "stochastic_actions", shape, dtype))

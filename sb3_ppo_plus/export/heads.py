@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.hybrid_policy import HybridDistribution
 
 # What sb3-contrib writes into the logits of forbidden actions.
 FORBIDDEN = -1e8
@@ -36,11 +39,13 @@ class Actions:
     :param mode: most likely action, as the environment takes it [B, ...]
     :param sample: action drawn from the policy, as the environment takes it [B, ...]; None unless asked for
     :param logits: of discrete choices side by side, masks applied [B, L]; None for continuous actions
+    :param parts: of hybrid actions, the continuous ones and the choices by themselves
     """
 
     mode: th.Tensor
     sample: th.Tensor | None
     logits: th.Tensor | None
+    parts: tuple[Actions, Actions] | None = None
 
 
 class Gaussian(th.nn.Module):
@@ -155,16 +160,54 @@ class Bernoulli(th.nn.Module):
         """
         :param out: output of ``action_net``, the logits [B, L]
         :param latent: not used
-        :param masks: None
+        :param masks: whether 0 and 1 are allowed, in pairs; None where the policy has no masks [B, 2 L]
         :param sample: whether drawn actions are wanted
         :return: actions
         """
+        if masks is not None:
+            zero, one = masks.reshape(-1, out.shape[1], 2).unbind(2)
+            out = out * zero * one + FORBIDDEN * (1.0 - one) - FORBIDDEN * (1.0 - zero)
         mode = (out > 0.0).long()
         drawn = (th.rand_like(out) < out.sigmoid()).long() if sample else None
         if len(self.shape) != 1:
             mode = mode.reshape(-1, *self.shape)
             drawn = None if drawn is None else drawn.reshape(-1, *self.shape)
         return Actions(mode, drawn, out)
+
+
+class Hybrid(th.nn.Module):
+    """
+    Continuous actions and choices, one after the other in one vector of float32.
+
+    :param policy: policy with a hybrid distribution
+    """
+
+    def __init__(self, policy: Any) -> None:
+        super().__init__()
+        space = policy.action_space
+        part = SimpleNamespace(
+            action_space=space.continuous,
+            squash_output=False,
+            action_dist=policy.action_dist,
+            log_std=policy.log_std,
+        )
+        self.gaussian = Gaussian(part)
+        self.choices = Categorical(space.branch_sizes, False, (len(space.branch_sizes),))
+        self.sizes = [space.n_continuous, sum(space.branch_sizes)]
+
+    def forward(self, out: th.Tensor, latent: th.Tensor, masks: th.Tensor | None, sample: bool) -> Actions:
+        """
+        :param out: output of ``action_net``, means and logits [B, n + L]
+        :param latent: what ``action_net`` got [B, H]
+        :param masks: 1 for allowed, 0 for forbidden choices; None where the policy has none [B, L]
+        :param sample: whether drawn actions are wanted
+        :return: actions
+        """
+        mean, logits = th.split(out, self.sizes, dim=1)
+        parts = self.gaussian(mean, latent, None, sample), self.choices(logits, latent, masks, sample)
+        mode = th.cat([parts[0].mode, parts[1].mode.to(out.dtype)], dim=1)
+        drawn = th.cat([parts[0].sample, parts[1].sample.to(out.dtype)], dim=1) if sample else None
+        return Actions(mode, drawn, parts[1].logits, parts)
 
 
 def make_head(policy: Any) -> th.nn.Module:
@@ -177,6 +220,8 @@ def make_head(policy: Any) -> th.nn.Module:
     shape = tuple(space.shape or ())
     if kind in (DiagGaussianDistribution, StateDependentNoiseDistribution) and isinstance(space, spaces.Box):
         return Gaussian(policy)
+    if kind is HybridDistribution:
+        return Hybrid(policy)
     if kind in (CategoricalDistribution, MaskableCategoricalDistribution):
         return Categorical((int(space.n),), True, ())
     if kind in (MultiCategoricalDistribution, MaskableMultiCategoricalDistribution, MaskableBernoulliDistribution):
@@ -191,9 +236,11 @@ def make_head(policy: Any) -> th.nn.Module:
 
 def branch_sizes(space: spaces.Space) -> tuple[int, ...]:
     """
-    :param space: Discrete, MultiDiscrete or MultiBinary actions
+    :param space: Discrete, MultiDiscrete, MultiBinary or hybrid actions
     :return: number of choices of each; two for each bit
     """
+    if isinstance(space, HybridSpace):
+        return space.branch_sizes
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     if isinstance(space, spaces.MultiDiscrete):
@@ -201,9 +248,9 @@ def branch_sizes(space: spaces.Space) -> tuple[int, ...]:
     return (2,) * int(np.prod(space.shape or ()))
 
 
-def takes_masks(policy: Any) -> bool:
+def takes_masks(model: Any) -> bool:
     """
-    :param policy: policy of SB3 or sb3-contrib
-    :return: whether its actions can be masked
+    :param model: model of PPOPlus, SB3 or sb3-contrib
+    :return: whether it was trained with masks
     """
-    return isinstance(policy.action_dist, MaskableDistribution)
+    return isinstance(model.policy.action_dist, MaskableDistribution) or getattr(model, "takes_masks", False)

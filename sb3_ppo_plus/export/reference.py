@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch as th
 from gymnasium import spaces
+from sb3_contrib.common.maskable.distributions import MaskableDistribution
 from sb3_contrib.common.recurrent.policies import RecurrentActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import (
@@ -24,11 +25,13 @@ from stable_baselines3.common.vec_env import (
     VecTransposeImage,
 )
 
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
 from sb3_ppo_plus.export.runner import OnnxPolicy
 from sb3_ppo_plus.export.stages import WHOLE, Normalize, Stage, parts_of, stack_layout
+from sb3_ppo_plus.masking import masked
 
 Observation = Any
 
@@ -64,7 +67,7 @@ class Reference:
     def __init__(self, model: BaseAlgorithm, wrappers: Sequence[Any], normalizer: VecNormalize | None = None) -> None:
         self.model = model
         self.wrappers = list(wrappers) or ([normalizer] if normalizer is not None else [])
-        self.masked = takes_masks(model.policy)
+        self.masked = takes_masks(model)
         self._stacks: dict[int, Any] = {}
         self._state: Any = None
         self.latest: Asked | None = None
@@ -94,10 +97,26 @@ class Reference:
         """
         asked = self.latest
         assert asked is not None
-        if isinstance(self.model.action_space, spaces.Box) or given.shape != asked.actions.shape:
+        space = self.model.action_space
+        if isinstance(space, HybridSpace) and given.shape == asked.actions.shape:
+            return self._hybrid_gap(space, given, asked)
+        if isinstance(space, spaces.Box) or given.shape != asked.actions.shape:
             return difference(given, asked.actions)
         if np.array_equal(given, asked.actions):
             return 0.0
+        return self._opinion_gap(asked, given)
+
+    def _hybrid_gap(self, space: HybridSpace, given: np.ndarray, asked: Asked) -> float:
+        (continuous, choices), (own_continuous, own_choices) = space.split(given), space.split(asked.actions)
+        gap = difference(continuous, own_continuous)
+        if np.array_equal(choices, own_choices):
+            return gap
+        mixed = asked.actions.copy()
+        mixed[..., space.n_continuous :] = choices
+        return max(gap, self._opinion_gap(asked, mixed))
+
+    def _opinion_gap(self, asked: Asked, given: np.ndarray) -> float:
+        """How much less likely the model thinks of actions than of its own."""
         with th.no_grad():
             distribution = self._distribution(asked)
             one, other = (
@@ -110,8 +129,11 @@ class Reference:
         """The model's action distribution on what it was asked last."""
         policy: Any = self.model.policy
         obs, _ = policy.obs_to_tensor(asked.seen)
-        if self.masked:
+        if self.masked and isinstance(policy.action_dist, MaskableDistribution):
             return policy.get_distribution(obs, action_masks=asked.masks)
+        if self.masked:
+            with masked(policy, asked.masks):
+                return policy.get_distribution(obs)
         if not isinstance(policy, RecurrentActorCriticPolicy):
             return policy.get_distribution(obs)
         shape = list(policy.lstm_hidden_state_shape)

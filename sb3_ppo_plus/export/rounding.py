@@ -51,6 +51,8 @@ class Twins:
         allowed = None if masks is None else th.as_tensor(masks, dtype=kind)
         with th.no_grad():
             actions = graph.act(obs, allowed, states, {}).actions
+        if actions.parts is not None:
+            return th.cat([part.mode if part.logits is None else part.logits for part in actions.parts], dim=1).double()
         return (actions.mode if actions.logits is None else actions.logits).double()
 
 

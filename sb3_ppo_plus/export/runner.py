@@ -145,9 +145,13 @@ class OnnxPolicy:
         if self.masks is not None:
             feeds[self.masks.name] = self._mask_rows(action_masks, rows)
         elif action_masks is not None:
-            raise InvalidArgument(f"{self.path} takes no action_masks; export a model of MaskablePPO")
+            raise InvalidArgument(f"{self.path} takes no action_masks; export a model that was trained with masks")
         feeds.update(self._state_rows(state, episode_start, rows))
-        actions, *following = self.session.run([self._mode(deterministic), *self._next_names], feeds)
+        names = self._mode(deterministic)
+        results = self.session.run([*names, *self._next_names], feeds)
+        actions, following = results[0], results[len(names) :]
+        if len(names) > 1:  # hybrid actions, in one vector of float32
+            actions = np.concatenate(results[: len(names)], axis=1, dtype=np.float32)
         if self._shape is not None:
             actions = actions.reshape(rows, *self._shape)
         return (actions[0] if single else actions), (tuple(following) if following else None)
@@ -180,11 +184,11 @@ class OnnxPolicy:
 
     # ------------------------------------------------ inside
 
-    def _mode(self, deterministic: bool) -> str:
-        name = self._modes[0 if deterministic else 1]
-        if name is None:
+    def _mode(self, deterministic: bool) -> list[str]:
+        names = self._modes[0 if deterministic else 1]
+        if not names:
             raise InvalidArgument(f"{self.path} draws no actions; export it with stochastic=True (--stochastic)")
-        return name
+        return names
 
     def _batch(self, observation: Any) -> tuple[dict[str, np.ndarray], int, bool]:
         """Inputs by name, the number of rows, and whether there was one observation without a batch."""
@@ -257,11 +261,12 @@ def _next_state(name: str, outputs: list[str]) -> str | None:
     return following if name.endswith("_in") and following in outputs else None
 
 
-def _action_outputs(outputs: list[str], path: Path) -> tuple[str, str | None]:
-    """Names of the most likely and of the drawn actions, in the layouts that are known."""
-    layouts = [("actions", "stochastic_actions")]
-    layouts += [(f"deterministic_{kind}_actions", f"{kind}_actions") for kind in ("continuous", "discrete")]
-    for mode, drawn in layouts:
-        if mode in outputs:
-            return mode, (drawn if drawn in outputs else None)
+def _action_outputs(outputs: list[str], path: Path) -> tuple[list[str], list[str]]:
+    """Names of the most likely and of the drawn actions, in the layouts that are known; Unity has one for each kind."""
+    if "actions" in outputs:
+        return ["actions"], ["stochastic_actions"] if "stochastic_actions" in outputs else []
+    drawn = [f"{kind}_actions" for kind in ("continuous", "discrete")]
+    modes = [f"deterministic_{name}" for name in drawn if f"deterministic_{name}" in outputs]
+    if modes:
+        return modes, [name for name in drawn if name in outputs]
     raise InvalidArgument(f"{path} has the outputs {outputs} and none that is known as actions")

@@ -12,6 +12,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.graph import PolicyGraph
 from sb3_ppo_plus.export.heads import branch_sizes
@@ -121,6 +122,8 @@ def space_json(space: Any) -> dict[str, Any]:
     :return: its kind, shape and bounds, numbers at full precision
     """
     told: dict[str, Any] = {"kind": type(space).__name__, "shape": list(space.shape or ())}
+    if isinstance(space, HybridSpace):
+        told["choices"] = list(space.branch_sizes)
     if isinstance(space, spaces.Box):
         told["dtype"] = str(space.dtype)
         if space.dtype != np.uint8:

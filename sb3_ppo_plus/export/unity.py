@@ -16,6 +16,7 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.preprocessing import is_image_space
 
+from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.graph import BATCH, PolicyGraph, Port, Wanted
 from sb3_ppo_plus.export.heads import Categorical, branch_sizes
@@ -46,21 +47,22 @@ class UnityGraph(PolicyGraph):
             )
         super().__init__(model, space, stages, Wanted(stochastic=True))
         action = self.policy.action_space
-        self.continuous = isinstance(action, spaces.Box)
-        self.branches = () if self.continuous else branch_sizes(action)
-        if not self.continuous and not isinstance(self.head, Categorical):
+        hybrid = isinstance(action, HybridSpace)
+        self.branches = branch_sizes(action) if hybrid or not isinstance(action, spaces.Box) else ()
+        self.n_continuous = action.n_continuous if hybrid else 0 if self.branches else int(np.prod(action.shape))
+        if not self.branches:
+            self.head.shape = (self.n_continuous,)
+        elif isinstance(self.head, Categorical):
+            self.head = Categorical(self.branches, False, (len(self.branches),))
+        elif not hybrid:
             # MultiBinary: each bit is a branch of two, whose logits are 0 and the bit's own.
             self.head = Bits(len(self.branches))
-        elif not self.continuous:
-            self.head = Categorical(self.branches, False, (len(self.branches),))
-        else:
-            self.head.shape = (int(np.prod(action.shape)),)
         self.memory_size = sum(2 * lstm.num_layers * lstm.hidden_size for lstm in self.lstms.values())
         self.remarks = self._describe_images()
         self.constants = {"version_number": [VERSION], "memory_size": [self.memory_size]}
-        if self.continuous:
-            self.constants["continuous_action_output_shape"] = list(self.head.shape)
-        else:
+        if self.n_continuous:
+            self.constants["continuous_action_output_shape"] = [self.n_continuous]
+        if self.branches:
             self.constants["discrete_action_output_shape"] = [list(self.branches)]
         self.inputs = self._unity_inputs()
         self.outputs = self._unity_outputs()
@@ -90,13 +92,14 @@ class UnityGraph(PolicyGraph):
         return ports
 
     def _unity_outputs(self) -> list[Port]:
-        kind = "continuous" if self.continuous else "discrete"
-        width = self.head.shape[0] if self.continuous else len(self.branches)
-        dtype = th.float32 if self.continuous else th.int64
-        ports = [
-            Port(f"{kind}_actions", "stochastic_actions", (BATCH, width), dtype),
-            Port(f"deterministic_{kind}_actions", "actions", (BATCH, width), dtype),
-        ]
+        ports = []
+        for kind, width, dtype in (
+            ("continuous", self.n_continuous, th.float32),
+            ("discrete", len(self.branches), th.int64),
+        ):
+            if width:
+                ports.append(Port(f"{kind}_actions", "stochastic_actions", (BATCH, width), dtype))
+                ports.append(Port(f"deterministic_{kind}_actions", "actions", (BATCH, width), dtype))
         if self.memory_size:
             ports.append(Port("recurrent_out", "state", (BATCH, 1, self.memory_size), th.float32))
         return ports
@@ -111,8 +114,10 @@ class UnityGraph(PolicyGraph):
         obs = {port.key: self._as_in_python(port.name, given[port.name]) for port in sensors}
         recurrent = self._split_memory(given["recurrent_in"]) if self.memory_size else []
         result = self.act(obs, given.get("action_masks"), recurrent, {})
-        assert result.actions.sample is not None
-        found = [result.actions.sample, result.actions.mode]
+        found: list[th.Tensor] = []
+        for part in result.actions.parts or (result.actions,):
+            assert part.sample is not None
+            found += [part.sample, part.mode]
         if self.memory_size:
             found.append(th.cat([state.transpose(0, 1).flatten(1) for state in result.recurrent], dim=1).unsqueeze(1))
         return tuple(found)

@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch as th
 from export_models import CASES, trained
+from stable_baselines3.common.distributions import BernoulliDistribution
 
 from sb3_ppo_plus.export import OnnxPolicy, export_onnx
 from sb3_ppo_plus.export.heads import branch_sizes
 from sb3_ppo_plus.export.reference import sample_masks, sample_observations
 from sb3_ppo_plus.export.stages import read_wrappers
+from sb3_ppo_plus.masking import masked
 
 pytest.importorskip("onnx")
 DRAWS = 20_000
@@ -74,6 +76,31 @@ def test_discrete_draws_have_the_policys_probabilities(case: str, target: str, t
     for column, expected in zip(columns.T, probabilities, strict=True):
         counts = np.bincount(column, minlength=len(expected)) / DRAWS
         assert (np.abs(counts - expected) < SIGMAS * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9).all()
+
+
+@pytest.mark.parametrize("target", ["generic", "mlagents"])
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.startswith("PPOPlus masked") and "sensors" not in case]
+)
+def test_ppo_plus_draws_what_its_masked_policy_draws(case: str, target: str, tmp_path: Path) -> None:
+    sizes = branch_sizes(trained(case).action_space)
+    allowed = sample_masks(sizes, 1, np.random.default_rng(5))[0]
+    assert not allowed.all()
+    model, obs, drawn = draw(case, target, tmp_path, allowed)
+    with masked(model.policy, allowed):
+        own = distribution(model, obs)
+    choices = own.choices.distribution if hasattr(own, "choices") else own.distribution
+    if isinstance(own, BernoulliDistribution):
+        probabilities = [np.array([1 - p, p]) for p in choices.probs[0].numpy()]
+    else:
+        probabilities = [part.probs[0].numpy() for part in (choices if isinstance(choices, list) else [choices])]
+    columns = drawn.reshape(DRAWS, -1)[:, -len(sizes) :].astype(int)
+    first = 0
+    for column, size, expected in zip(columns.T, sizes, probabilities, strict=True):
+        counts = np.bincount(column, minlength=size) / DRAWS
+        assert (counts[~allowed[first : first + size]] == 0).all()
+        assert (np.abs(counts - expected) < SIGMAS * np.sqrt(expected * (1 - expected) / DRAWS) + 1e-9).all()
+        first += size
 
 
 @pytest.mark.parametrize("target", ["generic", "mlagents"])

@@ -26,6 +26,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for name, case, target in (
         ("continuous", "PPOPlus box", "mlagents"),
         ("discrete", "MaskablePPO multidiscrete", "mlagents"),
+        ("hybrid", "PPOPlus masked hybrid", "mlagents"),
         ("memory", "RecurrentPPO", "mlagents"),
         ("generic", "PPOPlus box", "generic"),
     ):
