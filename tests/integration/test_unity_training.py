@@ -81,9 +81,7 @@ def test_hybrid_actions_of_mixed_rhythms_are_learned_and_exported(tmp_path: Path
 @pytest.mark.slow
 def test_the_grid_is_learned_with_masks_that_are_never_broken(tmp_path: Path) -> None:
     env = make_game(tmp_path, "grid", {"agents": 16, "png": True})
-    model = learner(env, policy="MultiInputPolicy", policy_kwargs=SEES, gamma=0.95, ent_coef=0.01, n_steps=128).learn(
-        80_000
-    )
+    model = sighted(env, gamma=0.95, ent_coef=0.01, n_steps=128).learn(80_000)
     early = returns_of(env, lambda obs: model.predict(obs, action_masks=env.action_masks())[0], 100)
     export_onnx(model, tmp_path / "policy.onnx", "mlagents", n_random=200)
     file = OnnxPolicy(tmp_path / "policy.onnx")
@@ -105,9 +103,7 @@ def test_masked_actions_are_never_sent(tmp_path: Path) -> None:
     assert not any("violations" in str(entry.get("statistic")) for entry in player_log(tmp_path))
     # and without masks it does
     env = make_game(tmp_path, "grid", {"agents": 8})
-    learner(
-        env, policy="MultiInputPolicy", policy_kwargs=SEES, n_steps=64, batch_size=128, n_epochs=1, use_masking=False
-    ).learn(512)
+    sighted(env, n_steps=64, batch_size=128, n_epochs=1, use_masking=False).learn(512)
     env.close()
     assert any("violations" in str(entry.get("statistic")) for entry in player_log(tmp_path))
 
