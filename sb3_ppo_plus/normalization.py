@@ -101,10 +101,12 @@ class RunningMoments:
 
     def update(self, values: th.Tensor) -> None:
         """
-        Take in a batch.
+        Take in a batch; one without rows says nothing.
 
         :param values: one value per row [n, ...]
         """
+        if not len(values):
+            return
         batch = self._contiguous(self._take(values))
         mean, var = batch_moments(batch)
         self._merge(mean, var, batch.shape[0])

@@ -16,6 +16,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
 from sb3_ppo_plus.atomic import atomic_write
+from sb3_ppo_plus.buffers import AWAITS_ACTION
 from sb3_ppo_plus.envs.arrays import map_observations, to_numpy
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
@@ -141,23 +142,28 @@ class TensorVecNormalize(TensorVecEnvWrapper, VecNormalize):  # type: ignore[mis
         """
         step = self.venv.step_tensors(actions)
         self._old_obs, self._old_rewards = step.obs, step.rewards
-        self._take_in(step.obs)
+        asks = step.stats.get(AWAITS_ACTION)
+        self._take_in(step.obs, asks)
         obs = self._normalized(step.obs)
         # Most environments give one object for both in a step where nothing ended.
         final_obs = obs if step.final_obs is step.obs else self._normalized(step.final_obs)
         if self.training:
-            self._returns = self._returns * self.gamma + step.rewards
-            self._return_moments.update(self._returns)
+            returns = self._returns * self.gamma + step.rewards
+            # Time passes over agents that are still busy with their last decision.
+            closed = None if asks is None else asks | step.terminated | step.truncated
+            self._returns = returns if closed is None else th.where(closed, returns, self._returns)
+            self._return_moments.update(self._returns if closed is None else self._returns[closed])
         rewards = step.rewards.float()
         if self.norm_reward:
             rewards = self._return_moments.rescale(step.rewards, self.epsilon, self.clip_reward)
         self._returns = self._returns.masked_fill(step.terminated | step.truncated, 0.0)
         return step._replace(obs=obs, rewards=rewards, final_obs=final_obs)
 
-    def _take_in(self, obs: Observations) -> None:
+    def _take_in(self, obs: Observations, rows: th.Tensor | None = None) -> None:
         if self.training and self.norm_obs:
             for key, moments in self._obs_moments.items():
-                moments.update(obs[key] if isinstance(obs, Mapping) else obs)
+                part = obs[key] if isinstance(obs, Mapping) else obs
+                moments.update(part if rows is None else part[rows])
 
     def _normalized(self, obs: Observations) -> Observations:
         if not self.norm_obs:
@@ -188,9 +194,7 @@ class TensorVecNormalize(TensorVecEnvWrapper, VecNormalize):  # type: ignore[mis
         return moments
 
     def own_state(self) -> dict[str, Any]:
-        """
-        :return: statistics and discounted returns, on the host
-        """
+        """:return: statistics and discounted returns, on the host"""
         return {
             "obs": {key: moments.state_dict() for key, moments in self._obs_moments.items()},
             "ret": self._return_moments.state_dict(),
@@ -236,9 +240,7 @@ class TensorVecNormalize(TensorVecEnvWrapper, VecNormalize):  # type: ignore[mis
 
     @property
     def ret_rms(self) -> Any:
-        """
-        :return: statistics of the discounted returns, a copy
-        """
+        """:return: statistics of the discounted returns, a copy"""
         return _to_rms(self._return_moments)
 
     @ret_rms.setter
@@ -247,9 +249,7 @@ class TensorVecNormalize(TensorVecEnvWrapper, VecNormalize):  # type: ignore[mis
 
     @property
     def returns(self) -> Any:
-        """
-        :return: discounted return of each environment's episode so far, a copy [N]
-        """
+        """:return: discounted return of each environment's episode so far, a copy [N]"""
         return to_numpy(self._returns)
 
     @returns.setter

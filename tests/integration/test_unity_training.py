@@ -78,27 +78,16 @@ def test_hybrid_actions_of_mixed_rhythms_are_learned_and_exported(tmp_path: Path
     assert np.mean(from_file) > 0.85 * lengths
 
 
-@pytest.mark.slow
-def test_the_grid_is_learned_with_masks_that_are_never_broken(tmp_path: Path) -> None:
-    env = make_game(tmp_path, "grid", {"agents": 16, "png": True})
-    model = sighted(env, gamma=0.95, ent_coef=0.01, n_steps=128).learn(80_000)
-    early = returns_of(env, lambda obs: model.predict(obs, action_masks=env.action_masks())[0], 100)
-    export_onnx(model, tmp_path / "policy.onnx", "mlagents", n_random=200)
-    file = OnnxPolicy(tmp_path / "policy.onnx")
-    from_file = returns_of(
-        env, lambda obs: file.predict(obs, deterministic=False, action_masks=env.action_masks())[0], 100
-    )
-    env.close()
-    assert np.mean(early) > 0.5 and np.mean(from_file) > 0.5
-    assert not any("violations" in str(entry.get("statistic")) for entry in player_log(tmp_path))
-
-
 def test_masked_actions_are_never_sent(tmp_path: Path) -> None:
     """The game itself reports an action that it had forbidden."""
     env = make_game(tmp_path, "grid", {"agents": 8})
     model = sighted(env, n_steps=64, batch_size=128, n_epochs=1)
     assert model.takes_masks
     model.learn(2048)
+    # nor by the exported file, which draws within the masks that the game gives it
+    export_onnx(model, tmp_path / "policy.onnx", "mlagents", n_random=200)
+    file = OnnxPolicy(tmp_path / "policy.onnx")
+    returns_of(env, lambda obs: file.predict(obs, deterministic=False, action_masks=env.action_masks())[0], 50)
     env.close()
     assert not any("violations" in str(entry.get("statistic")) for entry in player_log(tmp_path))
     # and without masks it does

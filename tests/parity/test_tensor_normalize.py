@@ -13,7 +13,7 @@ from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 from toy_envs import DictPointMass, PointMass
 
-from sb3_ppo_plus import PPOPlus, rollout
+from sb3_ppo_plus import PPOPlus, rollout, rollout_ends
 from sb3_ppo_plus.actors import PolicyActor
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.normalize import TensorVecNormalize
@@ -148,7 +148,7 @@ def test_public_functions_on_arrays_equal_those_of_sb3(name: str) -> None:
 def test_training_gives_the_same_parameters(name: str, algorithm: type[PPO], monkeypatch: pytest.MonkeyPatch) -> None:
     # Around TensorVecNormalize, PPOPlus computes actions in NumPy and values in batches, which is rounded otherwise.
     monkeypatch.setattr(rollout, "make_actor", lambda policy, n_envs: PolicyActor(policy))
-    monkeypatch.setattr(rollout, "_CHUNK", 1)
+    monkeypatch.setattr(rollout_ends, "_CHUNK", 1)
     models = []
     for kind in (TensorVecNormalize, VecNormalize):
         env = kind(ENVIRONMENTS[name]())

@@ -488,3 +488,35 @@ def test_sb3_extracts_one_observation_of_a_dict() -> None:
     assert env.reset().shape == (3, 1)
     last = [info.get("terminal_observation") for actions in actions_of(env, 20) for info in env.step(actions)[3]]
     assert {value.shape for value in last if value is not None} == {(1,)}
+
+
+class Rhythms(PointMass):
+    """Environment n asks for an action in every (n + 1)th step only."""
+
+    def step_tensors(self, actions: th.Tensor) -> TensorStep:
+        step = super().step_tensors(actions)
+        self.count = getattr(self, "count", 0) + 1
+        asks = th.tensor([self.count % (n + 1) == 0 for n in range(self.num_envs)])
+        return step._replace(stats={**step.stats, "awaits_action": asks})
+
+
+def test_statistics_are_of_what_agents_decide_on() -> None:
+    """Observations that ask for nothing are old ones, and no time passes between a decision and its outcome."""
+    env = TensorVecNormalize(Rhythms(3, seed=0), gamma=0.5)
+    seen = [env.venv.reset_tensors().clone()]
+    env.seed(0)
+    first = env.reset_tensors()
+    assert first.shape == seen[0].shape
+    counted, returns, kept = [*env.get_original_obs_tensors().tolist()], [0.0] * 3, []
+    for t in range(1, 13):
+        step = env.step_tensors(th.ones(3, 1))
+        rewards, ended = env.get_original_reward_tensors().tolist(), (step.terminated | step.truncated).tolist()
+        for n in range(3):
+            if t % (n + 1) == 0:
+                counted.append(env.get_original_obs_tensors()[n].tolist())
+            if t % (n + 1) == 0 or ended[n]:
+                returns[n] = returns[n] * 0.5 + rewards[n]
+                kept.append(returns[n])
+            returns[n] = 0.0 if ended[n] else returns[n]
+    np.testing.assert_allclose(env.obs_rms.mean, np.mean(counted, axis=0), atol=1e-3)
+    np.testing.assert_allclose(env.ret_rms.mean, np.mean(kept), atol=1e-3)
