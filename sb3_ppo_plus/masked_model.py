@@ -9,10 +9,28 @@ from typing import Any
 import numpy as np
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus.buffers import RowsMixin
-from sb3_ppo_plus.masking import MaskSource, check_maskable, find_masks, masked
+from sb3_ppo_plus.masking import MaskSource, check_maskable, check_masks, find_masks, masked
+
+
+class _MaskedForward:
+    """A policy's ``forward`` under masks; a copy of the policy, as self-play makes them, has its own without them."""
+
+    def __init__(self, policy: ActorCriticPolicy, source: MaskSource, buffer: RowsMixin) -> None:
+        self._policy, self._source, self._buffer = policy, source, buffer
+        self._forward = policy.forward
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        masks = self._source()
+        self._buffer.note_masks(self._buffer.pos, masks)
+        with masked(self._policy, masks):
+            return self._forward(*args, **kwargs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return getattr, (self._policy, "forward")
 
 
 class MaskedAlgorithm(OnPolicyAlgorithm):
@@ -65,20 +83,15 @@ class MaskedAlgorithm(OnPolicyAlgorithm):
         if source is None:
             yield
             return
-        policy, forward = self.policy, self.policy.forward
         assert isinstance(buffer, RowsMixin)
-
-        def masked_forward(*args: Any, **kwargs: Any) -> Any:
-            masks = source()
-            buffer.note_masks(buffer.pos, masks)
-            with masked(policy, masks):
-                return forward(*args, **kwargs)
-
-        policy.forward = masked_forward  # type: ignore[method-assign]
+        policy, before = self.policy, self.policy.__dict__.get("forward")
+        policy.forward = _MaskedForward(policy, source, buffer)  # type: ignore[method-assign]
         try:
             yield
         finally:
             del policy.forward
+            if before is not None:
+                policy.forward = before  # type: ignore[method-assign]
 
     def predict(
         self,
@@ -97,6 +110,9 @@ class MaskedAlgorithm(OnPolicyAlgorithm):
         :param deterministic: the most likely action instead of a draw
         :param action_masks: True where an action is allowed, as the environments' ``action_masks()`` gives it [N, D]
         :return: actions [N, A], and the state
+        :raises InvalidArgument: for masks that do not fit, or allow nothing
         """
+        if action_masks is not None:
+            action_masks = check_masks(action_masks, self.action_space)
         with masked(self.policy, action_masks):
             return super().predict(observation, state, episode_start, deterministic)

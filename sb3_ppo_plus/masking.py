@@ -65,12 +65,12 @@ def find_masks(env: VecEnv) -> MaskSource | None:
     if mask_sizes(env.action_space) is None:
         return None
     if isinstance(env, TensorVecEnv):
-        return None if env.action_masks() is None else lambda: _masks_of(env, [env.action_masks()])
+        return None if env.action_masks() is None else lambda: _masks_of(env, env.action_masks())
     return (lambda: _masks_of(env, env.env_method(_METHOD))) if env.has_attr(_METHOD) else None
 
 
-def _masks_of(env: VecEnv, given: list[Any]) -> np.ndarray:
-    found = check_masks(given[0] if isinstance(env, TensorVecEnv) else given, env.action_space)
+def _masks_of(env: VecEnv, given: Any) -> np.ndarray:
+    found = check_masks(given, env.action_space)
     if len(found) != env.num_envs:
         raise InvalidArgument(f"action_masks() gave {len(found)} rows for {env.num_envs} environments; give one each")
     return found
@@ -89,14 +89,14 @@ def check_masks(given: Any, space: spaces.Space) -> np.ndarray:
     if sizes is None:
         raise InvalidArgument(f"action_masks were given for {space}, which has no choices to mask; leave them out")
     width = sum(sizes)
-    rows = [np.asarray(row) for row in (given if isinstance(given, (list, tuple)) else [given])]
-    if {row.shape for row in rows} != {rows[0].shape} or not rows[0].size or rows[0].size % width:
-        shapes = " and ".join(sorted({str(row.shape) for row in rows}))
+    try:
+        found = np.asarray(given)
+        found = found.reshape(-1, width)
+    except ValueError as ragged:
         raise InvalidArgument(
-            f"action_masks of the shape {shapes} for {space}, which takes {width} entries for each environment, True "
-            "where an action is allowed"
-        )
-    found = np.stack(rows).reshape(-1, width)
+            f"action_masks {_shape(given)} for {space}, which takes {width} entries for each environment, True where "
+            "an action is allowed"
+        ) from ragged
     if found.dtype != bool:
         # what is no 0 and no 1 is more likely a logit or a probability than a permission
         if found.dtype.kind not in "iuf" or not ((found == 0) | (found == 1)).all():
@@ -115,9 +115,16 @@ def _check_choices(masks: np.ndarray, sizes: tuple[int, ...], space: spaces.Spac
     if blocked.any():
         row, choice = (int(index[0]) for index in blocked.nonzero())
         raise InvalidArgument(
-            f"action_masks of environment {row} allow nothing in choice {choice} of {space}; allow at least one action, "
+            f"action_masks: environment {row} allows nothing in choice {choice} of {space}; allow at least one action, "
             "one that does nothing if need be"
         )
+
+
+def _shape(given: Any) -> str:
+    try:
+        return f"of the shape {np.shape(given)}"
+    except ValueError:
+        return "of rows of different lengths"
 
 
 @contextmanager
@@ -183,6 +190,13 @@ def mask_binary_logits(logits: th.Tensor, masks: th.Tensor) -> th.Tensor:
     return th.where(one, th.where(zero, logits, -FORBIDDEN), FORBIDDEN)
 
 
+def _one_row_each(masks: th.Tensor, logits: th.Tensor, width: int) -> th.Tensor:
+    rows = masks.reshape(-1, width)
+    if len(rows) != len(logits):
+        raise InvalidArgument(f"action_masks has {len(rows)} rows for {len(logits)} observations; give one row each")
+    return rows
+
+
 def _masked_categorical(logits: th.Tensor, masks: th.Tensor) -> Categorical:
     # Normalized before as well as after: the roundings of sb3-contrib, so that training gives the same parameters.
     return Categorical(logits=mask_logits(Categorical(logits=logits).logits, masks))
@@ -194,7 +208,8 @@ class _MaskedCategorical(CategoricalDistribution):
         self.masks = masks
 
     def proba_distribution(self, action_logits: th.Tensor) -> _MaskedCategorical:
-        self.distribution = _masked_categorical(action_logits, self.masks)
+        masks = _one_row_each(self.masks, action_logits, self.action_dim)
+        self.distribution = _masked_categorical(action_logits, masks)
         return self
 
 
@@ -205,7 +220,7 @@ class _MaskedMultiCategorical(MultiCategoricalDistribution):
 
     def proba_distribution(self, action_logits: th.Tensor) -> _MaskedMultiCategorical:
         sizes = [int(n) for n in self.action_dims]
-        masks = self.masks.view(action_logits.shape)
+        masks = _one_row_each(self.masks, action_logits, sum(sizes))
         parts = zip(th.split(action_logits, sizes, dim=1), th.split(masks, sizes, dim=1), strict=True)
         self.distribution = [_masked_categorical(logits, allowed) for logits, allowed in parts]
         return self
@@ -217,7 +232,8 @@ class _MaskedBernoulli(BernoulliDistribution):
         self.masks = masks
 
     def proba_distribution(self, action_logits: th.Tensor) -> _MaskedBernoulli:
-        self.distribution = Bernoulli(logits=mask_binary_logits(action_logits, self.masks))
+        masks = _one_row_each(self.masks, action_logits, 2 * self.action_dims)
+        self.distribution = Bernoulli(logits=mask_binary_logits(action_logits, masks))
         return self
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from sb3_contrib.common.envs import InvalidActionEnvDiscrete, InvalidActionEnvMu
 from sb3_contrib.common.maskable.callbacks import MaskableEvalCallback
 from sb3_contrib.common.maskable.evaluation import evaluate_policy
 from stable_baselines3 import PPO
-from stable_baselines3.common.callbacks import EvalCallback
+from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from toy_envs import PointMass
 
@@ -201,6 +204,70 @@ def test_evaluation_inside_a_rollout_is_left_alone_and_contribs_tools_work(tmp_p
     assert reward > 0
 
 
+class CopyPolicy(BaseCallback):
+    """Copies the policy in the middle of a rollout, as self-play does to make an opponent."""
+
+    def _on_step(self) -> bool:
+        if self.n_calls == 1:
+            self.copies = [copy.deepcopy(self.model.policy), pickle.loads(pickle.dumps(self.model.policy))]
+        return True
+
+
+@pytest.mark.parametrize("detailed", [False, True])
+def test_a_copy_of_the_policy_made_in_a_rollout_acts_by_itself(detailed: bool) -> None:
+    model = make(PPOPlus)
+    model.profile.detailed = detailed
+    model.learn(128, callback=(copies := CopyPolicy()))
+    assert "forward" not in vars(model.policy) and forbidden_actions(model) == 0
+    obs = model.policy.obs_to_tensor(model._last_obs)[0]
+    for policy in copies.copies:
+        with th.no_grad():
+            value = policy(obs)[1]  # a policy that still asked the original would give its value of now
+            assert th.equal(value, policy.predict_values(obs))
+            assert not th.equal(value, model.policy.predict_values(obs))
+
+
+def test_a_forward_that_was_there_before_the_rollout_is_there_after_it() -> None:
+    model, calls = make(PPOPlus), []
+    own = model.policy.forward
+    model.policy.forward = mine = lambda *args, **kwargs: calls.append(1) or own(*args, **kwargs)
+    model.learn(64)
+    assert model.policy.forward is mine and len(calls) == 32
+    assert forbidden_actions(model) == 0
+
+
+class TwoLayers(ActorCriticPolicy):
+    """Makes its distribution in a method of its own, as users' policies do."""
+
+    def _get_action_dist_from_latent(self, latent_pi: th.Tensor) -> Any:
+        return self.action_dist.proba_distribution(2.0 * self.action_net(latent_pi))
+
+
+def test_a_policy_with_methods_of_its_own_is_masked_too() -> None:
+    model = make(PPOPlus, policy=TwoLayers, kl_coef=0.1).learn(128)
+    assert forbidden_actions(model) == 0
+    assert all(value.isfinite().all() for value in parameters(model).values())
+
+
+def test_where_one_action_is_allowed_there_is_nothing_to_learn() -> None:
+    """Probability one, no entropy, no gradient for the actor; the critic learns."""
+    only_one = DummyVecEnv([lambda: InvalidActionEnvDiscrete(dim=4, n_invalid_actions=3)] * 2)
+    model = make(PPOPlus, env=only_one, ent_coef=0.1)
+    before = parameters(model)
+    model.learn(128)
+    assert forbidden_actions(model) == 0 and (model.rollout_buffer.log_probs == 0).all()
+    assert model.logger.name_to_value["train/entropy_loss"] == 0.0
+    th.testing.assert_close(before["action_net.weight"], model.policy.action_net.weight, rtol=0, atol=1e-6)
+    assert not th.equal(before["value_net.weight"], model.policy.value_net.weight)
+
+
+def test_a_buffer_keeps_its_masks_when_it_is_pickled() -> None:
+    model = make(PPOPlus).learn(64)
+    again = pickle.loads(pickle.dumps(model.rollout_buffer))
+    assert np.array_equal(again.masks, model.rollout_buffer.masks)
+    assert np.array_equal(again.flat_masks(), model.rollout_buffer.flat_masks())
+
+
 def test_predictions_keep_to_the_masks() -> None:
     model = make(PPOPlus)
     obs = model.env.reset()
@@ -211,6 +278,14 @@ def test_predictions_keep_to_the_masks() -> None:
         assert actions.tolist() == [3, 6]
     single, _ = model.predict(obs[0], action_masks=only[1])
     assert single == 6
+    for wrong, words in {
+        (2, 7): "takes 8 entries",
+        (1, 8): "1 rows for 2 observations",
+    }.items():
+        with pytest.raises(InvalidArgument, match=words):
+            model.predict(obs, action_masks=np.ones(wrong, bool))
+    with pytest.raises(InvalidArgument, match="environment 1 allows nothing"):
+        model.predict(obs, action_masks=np.array([[True] * 8, [False] * 8]))
 
 
 def test_saved_models_know_of_their_masks_and_open_both_ways(tmp_path: Path) -> None:
@@ -249,6 +324,7 @@ def test_masks_that_cannot_be_are_refused_with_the_environment_and_the_choice() 
     for masks, words in {
         (True, True, False, False, False): "environment 0 allows nothing in choice 1",
         (True, True, True): r"takes 5 entries",
+        (0.0, 0.0, -1e8, 0.0, -1e8): "give bool",
     }.items():
         model = make(PPOPlus, env=DummyVecEnv([lambda masks=masks: Odd(np.array(masks))]))
         with pytest.raises(InvalidArgument, match=words):
