@@ -8,6 +8,7 @@ convention is sb3-contrib's: True where an action is allowed; choice after choic
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -67,6 +68,21 @@ def find_masks(env: VecEnv) -> MaskSource | None:
     if isinstance(env, TensorVecEnv):
         return None if env.action_masks() is None else lambda: _masks_of(env, env.action_masks())
     return (lambda: _masks_of(env, env.env_method(_METHOD))) if env.has_attr(_METHOD) else None
+
+
+def prediction_masks(model: Any, env: VecEnv) -> Callable[[], dict[str, np.ndarray]]:
+    """
+    What ``model.predict()`` is to be told of the masks of environments, whether or not there are any.
+
+    :param model: model of PPOPlus, SB3 or sb3-contrib
+    :param env: environments that it acts in
+    :return: function that gives the arguments to add, to be called before each prediction
+    """
+    takes = getattr(model, "takes_masks", None)
+    if takes is None:  # MaskablePPO does not say
+        takes = "action_masks" in inspect.signature(model.predict).parameters
+    source = find_masks(env) if takes else None
+    return dict if source is None else lambda: {"action_masks": source()}
 
 
 def _masks_of(env: VecEnv, given: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.masking import prediction_masks
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.evaluate import Agent
 from sb3_ppo_plus.runs.views import TRACKING_CAMERA, look_at
@@ -80,6 +81,7 @@ def record_video(
         rate = float(env.get_attr("metadata")[0].get("render_fps") or 30)
         every = max(1, round(rate / form.max_fps))
         frames = []
+        masks = prediction_masks(agent.model, env)
         observation = env.reset()
         for step in range(int(form.seconds * rate)):
             if step % every == 0:
@@ -87,6 +89,7 @@ def record_video(
             action, _ = agent.model.predict(
                 observation,  # type: ignore[arg-type]
                 deterministic=deterministic,
+                **masks(),
             )
             observation = env.step(action)[0]
     finally:

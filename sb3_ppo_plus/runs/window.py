@@ -15,6 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus.envs.screen import screen_answers
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.masking import prediction_masks
 from sb3_ppo_plus.runs.envs import remedy
 from sb3_ppo_plus.runs.evaluate import Agent, Evaluation
 from sb3_ppo_plus.runs.views import look_at
@@ -78,12 +79,14 @@ def _play(agent: Agent, env: VecEnv, n_episodes: int, deterministic: bool, seen:
     """Play in real time, and note every episode that came to its end."""
     pace = Pace(float(env.get_attr("metadata")[0].get("render_fps") or 30))
     window = Window()
+    masks = prediction_masks(agent.model, env)
     observation = env.reset()
     while len(seen.returns) < n_episodes:
         window.watch()
         action, _ = agent.model.predict(
             observation,  # type: ignore[arg-type]
             deterministic=deterministic,
+            **masks(),
         )
         observation, _, _, infos = env.step(action)
         pace.wait()
