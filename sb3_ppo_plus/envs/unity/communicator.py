@@ -54,8 +54,9 @@ class Communicator:
         self._message = message_class("unity_message_pb2", "UnityMessageProto")
         self._closed = False
         size = max_message_size
+        self._threads = _DaemonThreads()
         self._server = grpc.server(
-            _DaemonThreads(),  # type: ignore[arg-type]
+            self._threads,  # type: ignore[arg-type]
             # Without the last one a second trainer would silently share the port, and each get half of the messages.
             options=(
                 ("grpc.max_receive_message_length", size),
@@ -117,6 +118,7 @@ class Communicator:
         self._outbox.put(message)
         # An exchange that is under way gets its answer; new ones are refused at once.
         self._server.stop(0.5).wait()
+        self._threads.shutdown()
 
 
 class _Handler:
@@ -146,7 +148,7 @@ class _DaemonThreads(Executor):
     """
 
     def __init__(self, n_threads: int = 4) -> None:
-        self._work: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self._n_threads, self._work = n_threads, queue.SimpleQueue[Any]()
         for _ in range(n_threads):
             threading.Thread(target=self._run, daemon=True, name="unity-socket").start()
 
@@ -156,9 +158,14 @@ class _DaemonThreads(Executor):
         self._work.put((future, fn, args, kwargs))
         return future
 
+    def shutdown(self, wait: bool = False, *, cancel_futures: bool = False) -> None:
+        """See :meth:`concurrent.futures.Executor.shutdown`; nobody is waited for."""
+        for _ in range(self._n_threads):
+            self._work.put(None)
+
     def _run(self) -> None:
-        while True:
-            future, function, args, kwargs = self._work.get()
+        while (task := self._work.get()) is not None:
+            future, function, args, kwargs = task
             if future.set_running_or_notify_cancel():
                 try:
                     future.set_result(function(*args, **kwargs))

@@ -50,6 +50,14 @@ class Others:
     def __init__(self, others: Any, seed: int, float_images: bool) -> None:
         self._others, self._float_images = others, float_images
         self._rng = np.random.default_rng(seed)
+        self._taken_over: dict[str, Any] = {}
+
+    def take_over(self, behavior: str, player: Any) -> None:
+        """
+        :param behavior: its name
+        :param player: who plays it from now on
+        """
+        self._taken_over[behavior] = player
 
     def act(self, behavior: Behavior, asking: Records) -> Actions:
         """
@@ -65,6 +73,8 @@ class Others:
         return self._ask(player, behavior, asking)
 
     def _player(self, name: str) -> Any:
+        if name in self._taken_over:
+            return self._taken_over[name]
         if not isinstance(self._others, Mapping):
             return self._others
         return self._others.get(name, self._others.get(family(name), "zeros"))

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch as th
@@ -20,9 +21,13 @@ from sb3_ppo_plus.envs.unity.game import Launch
 from sb3_ppo_plus.envs.unity.others import check_others, split_actions
 from sb3_ppo_plus.envs.unity.parameters import Curriculum, Sampler, read_parameters
 from sb3_ppo_plus.envs.unity.play import Play
+from sb3_ppo_plus.envs.unity.seats import Seats
 from sb3_ppo_plus.envs.unity.workers import RestartLimits, Workers
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.types import ArrayStep, Observations, TensorStep
+
+if TYPE_CHECKING:
+    from sb3_ppo_plus.envs.unity.together import Table
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +76,7 @@ class UnityVecEnv(TensorVecEnv):
     def __init__(
         self,
         file_name: str | os.PathLike[str] | None = None,
-        behavior: str | None = None,
+        behavior: str | list[str] | None = None,
         n_workers: int = 1,
         base_port: int | None = None,
         seed: int | None = None,
@@ -111,21 +116,47 @@ class UnityVecEnv(TensorVecEnv):
         self._progress = 0.0
         limits = RestartLimits(max_restarts, *restart_rate)
         self.workers = Workers(launch, n_workers, base_port, self.seed_of_games, self._make_channels, limits)
+        wanted = behavior if isinstance(behavior, list) else [behavior]
         try:
-            self._play = Play(self.workers, behavior, others, self.seed_of_games, n_agents)
-            self._rows = self._play.rows
-            spec = self._play.behavior
-            super().__init__(
-                len(self._rows.asks), spec.observation_space(launch.float_images), spec.action_space(), "cpu"
-            )
+            self.play = Play(self.workers, wanted, others, self.seed_of_games, n_agents)
+            self._sit_down(self.play.seats[0])
         except BaseException as error:
             self.workers.abandon(error)
             raise
+
+    def _sit_down(self, seats: Seats) -> None:
+        """Become the environment of one behavior."""
+        spec, self.seats, self._rows = seats.behavior, seats, seats.rows
+        images = self.workers.launch.float_images
+        super().__init__(len(seats.rows.asks), spec.observation_space(images), spec.action_space(), "cpu")
         self._names = spec.observation_names() if len(spec.sensors) > 1 else None
         self._returns, self._lengths = np.zeros(self.num_envs), np.zeros(self.num_envs, np.int64)
-        self._told: dict[str, float] = {}
         #: episodes that were lost with their game so far
         self.num_lost_episodes = 0
+        #: whose turn it is, while several behaviors learn together
+        self.table: Table | None = None
+
+    @classmethod
+    def for_behaviors(
+        cls, file_name: str | os.PathLike[str] | None, behaviors: Sequence[str], **arguments: Any
+    ) -> dict[str, UnityVecEnv]:
+        """
+        Make an environment for each of several behaviors of the same games, to be trained with
+        :func:`~sb3_ppo_plus.envs.unity.learn_together`; closing one closes all.
+
+        :param file_name: the built game, or None for the editor
+        :param behaviors: their names
+        :param arguments: the constructor's other arguments
+        :return: environments by the names that were given
+        """
+        if not behaviors or isinstance(behaviors, str):
+            raise InvalidArgument(f"behaviors={behaviors!r} has to be a list of names")
+        first = cls(file_name, list(behaviors), **arguments)
+        envs = {behaviors[0]: first}
+        for name, seats in zip(behaviors[1:], first.play.seats[1:], strict=True):
+            envs[name] = copy.copy(first)
+            envs[name]._sit_down(seats)
+        return envs
 
     def _make_channels(self, worker: int) -> Channels:
         more = () if self._side_channels is None else self._side_channels(worker)
@@ -144,7 +175,7 @@ class UnityVecEnv(TensorVecEnv):
     @property
     def behavior(self) -> str:
         """:return: name of the behavior that is trained"""
-        return self._play.behavior.name
+        return self.seats.behavior.name
 
     @property
     def behaviors(self) -> dict[str, Any]:
@@ -158,7 +189,7 @@ class UnityVecEnv(TensorVecEnv):
         :return: first observations, as arrays that are not touched again
         """
         self.take_seeds()
-        self._play.reset()
+        (self.play if self.table is None else self.table).reset()
         self._returns[:], self._lengths[:] = 0.0, 0
         return self._observations(self._rows.obs.arrays)
 
@@ -185,7 +216,11 @@ class UnityVecEnv(TensorVecEnv):
             raise InvalidArgument(f"{len(actions)} actions for {self.num_envs} agents")
         asked = rows.asks.copy()
         rows.start_step()
-        self._play.step(split_actions(actions, self._play.behavior))
+        chosen = split_actions(actions, self.seats.behavior)
+        if self.table is None:
+            self.play.step({self.seats: chosen})
+        else:
+            self.table.step(self.seats, chosen)
         rewards = rows.rewards + rows.group_rewards if self.group_reward == "add" else rows.rewards.copy()
         self._returns += rewards
         self._lengths += asked
@@ -280,7 +315,7 @@ class UnityVecEnv(TensorVecEnv):
             "unity/restarts": sum(self.workers.n_restarts),
             "unity/lost_episodes": self.num_lost_episodes,
             "unity/episodes_without_decision": self._rows.n_dropped,
-            "unity/agents_without_row": self._play.n_without_row,
+            "unity/agents_without_row": self.seats.n_without_row,
         }
         return log | {name: float(count) for name, count in counts.items() if count}
 
