@@ -70,7 +70,7 @@ def find_masks(env: VecEnv) -> MaskSource | None:
     return (lambda: _masks_of(env, env.env_method(_METHOD))) if env.has_attr(_METHOD) else None
 
 
-def prediction_masks(model: Any, env: VecEnv) -> Callable[[], dict[str, np.ndarray]]:
+def prediction_masks(model: Any, env: VecEnv) -> Callable[[], dict[str, Any]]:
     """
     What ``model.predict()`` is to be told of the masks of environments, whether or not there are any.
 
