@@ -46,7 +46,8 @@ def touch(path: Path) -> Path:
     ],
 )
 def test_a_build_is_found_by_any_of_its_names(platform: str, there: str, given: str, tmp_path: Path) -> None:
-    assert find_executable(tmp_path / given, platform) == touch(tmp_path / there).resolve()
+    program = touch(tmp_path / there)
+    assert find_executable(tmp_path / given, platform) == program.resolve()
 
 
 def test_what_is_no_build_is_told(tmp_path: Path) -> None:
@@ -180,8 +181,14 @@ LESSON = {"value": 1, "completion_criteria": {"threshold": 0.5}}
         (float("nan"), "give a number"),
         ({"sampler_type": "beta"}, "sampler_type='beta'; there are uniform, gaussian, multirangeuniform"),
         ({"sampler_type": "uniform", "sampler_parameters": {"min": 1}}, "takes min_value, max_value, not min"),
-        ({"sampler_type": "uniform", "sampler_parameters": {"min_value": 2, "max_value": 1}}, r"\[2, 1\] is no range"),
-        ({"sampler_type": "gaussian", "sampler_parameters": {"mean": 2, "st_dev": -1}}, "is no range for a gaussian"),
+        (
+            {"sampler_type": "uniform", "sampler_parameters": {"min_value": 2, "max_value": 1}},
+            r"uniform sampler of \[2, 1\], which is no range",
+        ),
+        (
+            {"sampler_type": "gaussian", "sampler_parameters": {"mean": 2, "st_dev": -1}},
+            r"gaussian sampler of \[2, -1\], which is no range",
+        ),
         ({"curriculum": []}, "needs a list of lessons"),
         ({"curriculum": [{"value": 1}, {"value": 2}]}, "lesson 'Lesson0' of 'x' needs completion_criteria"),
         ({"curriculum": [LESSON]}, "ends the curriculum and takes no completion_criteria"),
