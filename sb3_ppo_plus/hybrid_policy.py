@@ -85,6 +85,13 @@ class _HybridMixin(_Base):
         self.action_dist = HybridDistribution(space.n_continuous, space.branch_sizes)
         super()._build(lr_schedule)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # the class was made at run time: pickle finds the user's class, which is imported, and makes it again
+        made_from: Any = type(self).__mro__[2]
+        if with_hybrid_actions(made_from) is type(self):
+            return _unpickled, (made_from,), self.__dict__
+        return super().__reduce_ex__(protocol)
+
 
 @cache
 def with_hybrid_actions(policy_class: type[ActorCriticPolicy]) -> type[ActorCriticPolicy]:
@@ -96,7 +103,12 @@ def with_hybrid_actions(policy_class: type[ActorCriticPolicy]) -> type[ActorCrit
     """
     if issubclass(policy_class, _HybridMixin):
         return policy_class
-    return type(policy_class.__name__, (_HybridMixin, policy_class), {})
+    return type(policy_class.__name__, (_HybridMixin, policy_class), {"__module__": __name__})
+
+
+def _unpickled(policy_class: type[ActorCriticPolicy]) -> ActorCriticPolicy:
+    hybrid_class = with_hybrid_actions(policy_class)
+    return hybrid_class.__new__(hybrid_class)
 
 
 def policy_class_for(policy_class: Any, action_space: Any) -> Any:

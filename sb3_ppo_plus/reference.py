@@ -15,8 +15,10 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.save_util import load_from_zip_file
 
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.hybrid_policy import policy_class_for
 
 
 def freeze(source: Any, device: th.device | str = "cpu") -> ActorCriticPolicy:
@@ -102,4 +104,8 @@ def _load(path: str | os.PathLike[str]) -> BaseAlgorithm:
     if not (os.path.exists(shown) or os.path.exists(f"{shown}.zip")):
         raise InvalidArgument(f"reference_policy={shown!r}: there is no such file; give the path of a saved model")
     with generators_untouched():
-        return PPO.load(shown, device="cpu")
+        data, _, _ = load_from_zip_file(shown, device="cpu")
+        assert data is not None
+        # PPO knows nothing of hybrid actions, whose policy has other layers.
+        policy_class = policy_class_for(data["policy_class"], data["action_space"])
+        return PPO.load(shown, device="cpu", custom_objects={"policy_class": policy_class})

@@ -15,14 +15,16 @@ import torch as th
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.distributions import HybridParams, exact_kl
-from sb3_ppo_plus.envs import HybridSpace
+from sb3_ppo_plus.envs import HybridSpace, TensorVecEnv
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.hybrid_policy import HybridDistribution
 from sb3_ppo_plus.masking import masked
+from sb3_ppo_plus.types import TensorStep
 
 
 def space() -> HybridSpace:
@@ -146,9 +148,77 @@ def test_extras_go_with_hybrid_actions(extra: str) -> None:
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())
 
 
-def test_a_reference_policy_may_be_hybrid() -> None:
-    teacher = make().learn(128)
-    make(reference_policy=teacher, reference_kl_coef=0.5).learn(128)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_reference_policy_may_be_hybrid(as_file: bool, tmp_path: Path) -> None:
+    teacher: Any = make(Forbidding).learn(128)
+    if as_file:
+        teacher.save(tmp_path / "teacher.zip")
+    model = make(Forbidding, reference_policy=tmp_path / "teacher.zip" if as_file else teacher, reference_kl_coef=0.5)
+    assert model._reference is not None
+    for name, value in teacher.policy.state_dict().items():
+        assert th.equal(model._reference.state_dict()[name], value)
+    model.learn(128)
+    assert sum(env.n_forbidden for env in model.env.envs) == 0
+
+
+class OwnPolicy(ActorCriticPolicy):
+    """A user's class."""
+
+
+@pytest.mark.parametrize("policy", ["MlpPolicy", OwnPolicy])
+def test_policies_are_pickled_and_copied_as_sb3s_are(policy: Any) -> None:
+    model = PPOPlus(policy, DummyVecEnv([Both]), n_steps=32, batch_size=32, device="cpu").learn(32)
+    obs = model.policy.obs_to_tensor(model.env.reset())[0]
+    for again in (pickle.loads(pickle.dumps(model.policy)), copy.deepcopy(pickle.loads(pickle.dumps(model.policy)))):
+        assert type(again) is type(model.policy) and isinstance(again, OwnPolicy) == (policy is OwnPolicy)
+        assert th.equal(again._predict(obs, deterministic=True), model.policy._predict(obs, deterministic=True))
+
+
+class Rows(TensorVecEnv):
+    """The same reward on a tensor face; the episode never ends."""
+
+    def __init__(self, n: int = 4) -> None:
+        super().__init__(n, Both.observation_space, space())
+        self.rng = np.random.default_rng(0)
+        self.actions: list[np.ndarray] = []
+
+    def look(self) -> th.Tensor:
+        self.seen = self.rng.uniform(-1, 1, (self.num_envs, 2)).astype(np.float32)
+        return th.from_numpy(self.seen)
+
+    def reset_tensors(self) -> th.Tensor:
+        return self.look()
+
+    def step_tensors(self, actions: th.Tensor) -> TensorStep:
+        self.actions.append(actions.numpy().copy())
+        (forces, choices) = self.action_space.split(actions.numpy())
+        right = choices[:, 0] == np.where(self.seen[:, 1] > 0, 2, 0)
+        near = np.exp(-4.0 * (forces[:, 0] - 0.8 * self.seen[:, 0]) ** 2)
+        never = th.zeros(self.num_envs, dtype=th.bool)
+        obs = self.look()
+        rewards = th.from_numpy((0.5 * near + 0.5 * right).astype(np.float32))
+        return TensorStep(obs, rewards, never, never, obs, {})
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([[True, True, True, True, False]] * self.num_envs)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+def test_rollouts_in_tensors_clip_the_forces_and_leave_the_choices_alone() -> None:
+    env = Rows()
+    model = PPOPlus("MlpPolicy", env, n_steps=64, batch_size=64, device="cpu", policy_kwargs={"log_std_init": 1.0})
+    model.learn(256)
+    done = np.concatenate(env.actions)
+    assert done.dtype == np.float32 and all(action in env.action_space for action in done)
+    assert {0.0, 1.0, 2.0} == set(done[:, 2]) and (done[:, 3] == 0).all()
+    stored = model.rollout_buffer.actions.reshape(-1, 4)
+    assert np.abs(stored[:, :2]).max() > 1.0 and np.abs(done[:, :2]).max() == 1.0  # stored as sampled, done clipped
+    assert np.array_equal(np.sort(stored[:, 2]), np.sort(done[-256:, 2]))
 
 
 def test_the_compiled_update_learns_the_same() -> None:
