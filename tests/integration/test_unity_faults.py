@@ -296,3 +296,35 @@ def test_the_stand_in_was_told_goodbye(tmp_path: Path) -> None:
     env = make_game(tmp_path, "echo")
     env.close()
     assert {"left": "asked to"} in player_log(tmp_path)
+
+
+def test_an_interrupted_step_does_not_spoil_the_next_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = make_game(tmp_path, "echo", {"actions": "continuous", "periods": "1,2"}, n_workers=2)
+    for _ in range(3):
+        env.reset()
+        env.step(np.zeros((env.num_envs, 2), np.float32))
+        with monkeypatch.context() as patch:
+            patch.setattr(env.workers._mailbox, "receive", raising(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                env.step(np.zeros((env.num_envs, 2), np.float32))
+    account = EchoAccount(2, 0)
+    play(env, 60, account)
+    assert account.mistakes == [] and account.n_episodes > 10
+    env.close()
+
+
+def raising(error: type[BaseException]) -> Any:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise error
+
+    return fail
+
+
+def test_closed_games_say_so_at_once(tmp_path: Path) -> None:
+    env = make_game(tmp_path, "echo")
+    env.close()
+    for use in (env.reset, lambda: env.step(np.zeros((4, 4), np.float32))):
+        before = time.monotonic()
+        with pytest.raises(UnityError, match="the games were closed; make a new environment"):
+            use()
+        assert time.monotonic() - before < 1.0

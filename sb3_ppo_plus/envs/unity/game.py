@@ -101,6 +101,8 @@ class Game:
         self.package_version = ""
         self._parameters: dict[str, Any] = {}
         self._seed, self.closed = seed, False
+        #: whether it owes a message
+        self.busy = True
         self._process: GameProcess | None = None
         self._deadline = 0.0
         self._communicator = Communicator(port, mailbox.inbox, self, launch.host, launch.max_message_size)
@@ -227,6 +229,7 @@ class Game:
 
     def _send(self, answer: Any) -> None:
         self._communicator.send(answer)
+        self.busy = True
         self.expect()
 
     def read(self, output: Any) -> dict[str, Report]:

@@ -48,6 +48,7 @@ class Mailbox:
     def _checked(game: Game, output: Any, doing: str) -> tuple[Game, Any]:
         if output is None:
             game.mourn(doing)
+        game.busy = False
         return game, output
 
     def handshake(self, games: Iterable[Game]) -> None:

@@ -98,7 +98,9 @@ class Seats:
         :param name: their behavior
         :param chosen: actions of all rows
         """
-        seats = self.slots[game.worker].asking[name]
+        seats = self.slots[game.worker].asking.get(name)
+        if seats is None:  # who asked before the first reset has no row yet
+            return
         seated = seats >= 0
         for part, actions in zip(answer, chosen, strict=True):
             part[seated] = actions[seats[seated]]

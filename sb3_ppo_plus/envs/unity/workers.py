@@ -95,11 +95,21 @@ class Workers:
                 return port
 
     def reset(self) -> None:
-        """Answer all games: begin anew."""
+        """Answer all games: begin anew. Whoever was interrupted in the middle of a step is waited for."""
+        busy = {game for game in self.games if game.busy}
+        if busy:
+            self.gather("step", lambda game, output: True, lambda worker: None, busy)
         for game in self.games:
-            game.reset()
+            if not game.busy:  # one that was just replaced begins anyway
+                game.reset()
 
-    def gather(self, doing: str, done: Callable[[Game, object], bool], lost: Callable[[int], None]) -> None:
+    def gather(
+        self,
+        doing: str,
+        done: Callable[[Game, object], bool],
+        lost: Callable[[int], None],
+        games: Iterable[Game] | None = None,
+    ) -> None:
         """
         Wait until every game has come as far as it should; those that are faster wait for nobody.
 
@@ -108,9 +118,12 @@ class Workers:
         :param doing: what the games were to do
         :param done: takes a game and its message; answers the game and returns False, or returns True to let it wait
         :param lost: told which worker's game was lost, once the new one is there
+        :param games: who is waited for, None for all
         :raises UnityError: when a game is lost too often, or does what cannot be
         """
-        waiting = set(self.games)
+        if not self._finalizer.alive:
+            raise UnityError("the games were closed; make a new environment")
+        waiting = set(self.games if games is None else games)
         while waiting:
             try:
                 game, output = self._mailbox.receive(waiting, doing)
