@@ -44,6 +44,21 @@ def test_the_file_for_unity_acts_as_the_model(case: str, tmp_path: Path) -> None
     assert report.inputs[0] == "obs_0"
 
 
+@pytest.mark.parametrize("target", ["generic", "mlagents"])
+@pytest.mark.parametrize("actions", ["discrete", "multidiscrete"])
+def test_a_model_trained_with_masks_has_the_graph_of_maskable_ppo(actions: str, target: str, tmp_path: Path) -> None:
+    graphs = []
+    for case in (f"PPOPlus masked {actions}", f"MaskablePPO {actions}"):
+        model = trained(case)
+        model.save(tmp_path / "model.zip")  # what is known without environments has to do
+        export_onnx(type(model).load(tmp_path / "model.zip"), tmp_path / "p.onnx", target, n_random=100)
+        graph = onnx.load(tmp_path / "p.onnx").graph
+        ports = [[(p.name, p.type.SerializeToString()) for p in ports] for ports in (graph.input, graph.output)]
+        graphs.append((ports, [(node.op_type, list(node.input), list(node.output)) for node in graph.node]))
+    assert graphs[0] == graphs[1]
+    assert "action_masks" in [name for name, _ in graphs[0][0][0]]
+
+
 @pytest.mark.parametrize("case", sorted(NOT_FOR_UNITY))
 def test_what_unity_has_nothing_for_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="Unity"):
