@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, record it, watch it"),
     "export": ("sb3_ppo_plus.cli.export", "write a trained model as one ONNX file, with the proof"),
     "verify": ("sb3_ppo_plus.cli.verify", "prove that an ONNX file acts like its model"),
+    "unity": ("sb3_ppo_plus.cli.unity", "look into a Unity game; convert a configuration of mlagents-learn"),
     "run": ("sb3_ppo_plus.cli.run", "play an ONNX file with onnxruntime alone"),
 }
 

@@ -9,6 +9,7 @@ import torch as th
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.features import VisualExtractor
 from sb3_ppo_plus.runs.naming import did_you_mean
 from sb3_ppo_plus.runs.values import parse_mapping
 
@@ -33,6 +34,7 @@ OPTIMIZERS: dict[str, type[th.optim.Optimizer]] = {
     "rmsprop": th.optim.RMSprop,
     "sgd": th.optim.SGD,
 }
+EXTRACTORS: dict[str, type[th.nn.Module]] = {"visual": VisualExtractor}
 # These belong to the run (its environments, folder and seed), or to SB3's inside.
 _NOT_HYPERPARAMETERS = {"self", "policy", "env", "tensorboard_log", "verbose", "seed", "device", "_init_setup_model"}
 
@@ -73,14 +75,19 @@ def plain_policy_kwargs(value: Any) -> dict[str, Any] | None:
 
 def build_policy_kwargs(kwargs: dict[str, Any] | None) -> dict[str, Any] | None:
     """
-    Put classes where a plain mapping names them (``activation_fn``, ``optimizer_class``).
+    Put classes where a plain mapping names them (``activation_fn``, ``optimizer_class``,
+    ``features_extractor_class``).
 
     :param kwargs: result of ``plain_policy_kwargs``
     :return: what SB3's policies take
     """
     if kwargs is None:
         return None
-    tables: dict[str, dict[str, Any]] = {"activation_fn": ACTIVATIONS, "optimizer_class": OPTIMIZERS}
+    tables: dict[str, dict[str, Any]] = {
+        "activation_fn": ACTIVATIONS,
+        "optimizer_class": OPTIMIZERS,
+        "features_extractor_class": EXTRACTORS,
+    }
     return {key: _lookup(key, value, tables[key]) if key in tables else value for key, value in kwargs.items()}
 
 

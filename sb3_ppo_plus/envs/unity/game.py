@@ -98,7 +98,7 @@ class Game:
     ) -> None:
         self.launch, self.worker, self.channels = launch, worker, channels
         self.behaviors: dict[str, Behavior] = {}
-        self.package_version = ""
+        self.package_version = self.communication_version = ""
         self._parameters: dict[str, Any] = {}
         self._seed, self.closed = seed, False
         #: whether it owes a message
@@ -175,7 +175,7 @@ class Game:
                 f"{self} speaks communication version {theirs or 'unknown'} (package {found.package_version}), this is "
                 f"{ours}; build it with ML-Agents package 1.0 or newer"
             )
-        self.package_version = found.package_version
+        self.package_version, self.communication_version = found.package_version, theirs
         self.learn_behaviors(output)
         answer = message_class("unity_input_pb2", "UnityInputProto")()
         first = answer.rl_initialization_input
