@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback, EvalCallback
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.vec_env import VecEnv, sync_envs_normalization
 
 from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.episodes import run_episodes
 
 logger = logging.getLogger(__name__)
 
@@ -105,17 +105,12 @@ class EvaluateAndSave(EvalCallback):
         if self.model.get_vec_normalize_env() is not None:
             sync_envs_normalization(self.training_env, self.eval_env)
         self._is_success_buffer = []
-        returns, lengths = evaluate_policy(
-            self.model,
-            self.eval_env,
-            n_eval_episodes=self.n_eval_episodes,
-            deterministic=self.deterministic,
-            return_episode_rewards=True,
-            callback=self._log_success_callback,
+        assert isinstance(self.eval_env, VecEnv)
+        returns, lengths = run_episodes(
+            self.model, self.eval_env, self.n_eval_episodes, self.deterministic, self._log_success_callback
         )
-        assert isinstance(returns, list) and isinstance(lengths, list)
         self.last_evaluation = self.num_timesteps
-        self._record([float(value) for value in returns], lengths)
+        self._record(returns, lengths)
         going_on = self._keep(float(np.mean(returns)))
         self.seconds += time.perf_counter() - started
         return going_on

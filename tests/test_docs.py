@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "unity_player"))
+
+from build import make_build  # noqa: E402
+
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md"), *ROOT.glob("*/README.md")])
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 ENVIRONMENT = {
@@ -46,9 +51,22 @@ def run_python(source: str, folder: Path, name: str = "page.py") -> None:
     """Run a program with its training cut short, beside the robots that the examples drive."""
     for robot in ROOT.glob("examples/*.xml"):
         shutil.copy(robot, folder)
+    build_games(folder)
     script = folder / name
     script.write_text(re.sub(r"learn\([\d_]+\)", "learn(2048)", source))
     run([sys.executable, str(script)], folder)
+
+
+def build_games(folder: Path) -> None:
+    """The games that the pages play: stand-ins for Unity's builds."""
+    builds = folder / "builds"
+    builds.mkdir(exist_ok=True)
+    make_build(builds, "balance", "MyGame", agents=4)
+    make_build(builds, "two", "Soccer", agents=2)
+    (folder / "config").mkdir(exist_ok=True)
+    trainer = {"hyperparameters": {"buffer_size": 512, "batch_size": 64}, "max_steps": 512}
+    document = {"behaviors": {"Balance": trainer}, "env_settings": {"env_path": "builds/MyGame"}}
+    (folder / "config" / "MyGame.yaml").write_text(json.dumps({**document, "engine_settings": {"no_graphics": True}}))
 
 
 def commands(page: Path) -> list[str]:
@@ -67,6 +85,14 @@ def test_commands_of_the_readme_run(tmp_path: Path) -> None:
         if words[1] == "train":
             assert "-n" in words, f"{command!r}: give -n, so that this test can make it short"
         run([sys.executable, "-m", "sb3_ppo_plus", *words[1:]], tmp_path)
+
+
+def test_commands_of_the_unity_page_run(tmp_path: Path) -> None:
+    build_games(tmp_path)
+    found = commands(ROOT / "docs/unity.md")
+    assert {command.split()[1] for command in found} == {"unity", "train", "export"}
+    for command in found:
+        run([sys.executable, "-m", "sb3_ppo_plus", *command.split()[1:]], tmp_path)
 
 
 def test_make_targets_of_the_readme_exist() -> None:

@@ -56,13 +56,20 @@ def run(args: argparse.Namespace) -> int:
 
     import torch as th
 
+    from sb3_ppo_plus.errors import InvalidArgument
     from sb3_ppo_plus.runs.evaluate import evaluate_agent, load_agent
+    from sb3_ppo_plus.runs.ids import is_unity
     from sb3_ppo_plus.runs.video import check_video_path
 
     if args.video:
         check_video_path(args.video)
     th.set_num_threads(1)  # batches of a few observations gain nothing from more
     agent = load_agent(args.source, args.env, best=args.best)
+    if is_unity(agent.config.env) and (args.render or args.video):
+        raise InvalidArgument(
+            f"{agent.config.env} is a Unity game, which draws in its own window: leave out --render and --video, and "
+            "train with graphics, or watch the exported file in the editor"
+        )
     if args.render:
         finished = _render(agent, args.episodes, args.seed, not args.stochastic)
         return EXIT_OK if finished else EXIT_INTERRUPTED

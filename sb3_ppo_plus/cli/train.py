@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import shlex
 import sys
 from pathlib import Path
@@ -35,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ID",
         help="Gymnasium id; module:EnvId to import its module first; module:Class for a MujocoTask of your own",
     )
+    add("--unity", default=None, metavar="GAME", help="a Unity game instead: its build, or `editor` to wait for Play")
     add("-n", "--n-timesteps", default=suppress, metavar="STEPS", help="environment steps in total, for example 1e6")
     add("--seed", default=suppress, metavar="N", help="seed of everything random (0 when nothing sets it)")
     add("--n-envs", default=suppress, metavar="N", help="environments stepped together")
@@ -76,6 +78,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compile the update: on, off, or auto: where the training is long enough and a compiler is there (auto)",
     )
     add("--profile", action="store_true", help="tell where the time went, and how much memory it took")
+    games = parser.add_argument_group("Unity games")
+    games.add_argument("--behavior", default=suppress, metavar="NAME", help="which behavior is trained")
+    games.add_argument("--n-workers", default=suppress, metavar="N", help="copies of the game (1)")
+    games.add_argument("--base-port", type=int, default=suppress, metavar="PORT", help="any free ones unless given")
+    games.add_argument("--time-scale", type=float, default=suppress, metavar="X", help="times real time (20)")
+    games.add_argument("--no-graphics", dest="graphics", action="store_false", default=suppress, help="no screen")
+    games.add_argument("--timeout", type=float, default=suppress, metavar="SECONDS", help="for each answer (60)")
     add("--no-progress", action="store_true", help="show no progress")
     add("--verbose", action="store_true", help="print the table of training metrics as well")
 
@@ -86,9 +95,15 @@ def run(args: argparse.Namespace) -> int:
     :return: exit code
     """
     from sb3_ppo_plus.cli import EXIT_INTERRUPTED, EXIT_OK
+    from sb3_ppo_plus.errors import InvalidArgument
     from sb3_ppo_plus.runs.layers import assemble
 
-    config = assemble(getattr(args, "env", None), args.config, args.set, _flags(args))
+    env = getattr(args, "env", None)
+    if args.unity is not None:
+        if env is not None:
+            raise InvalidArgument(f"--env {env} and --unity {args.unity}: give one of them")
+        env = f"unity:{args.unity}"
+    config = assemble(env, args.config, [*args.set, *_game_settings(args)], _flags(args))
     result = train_and_report(config, args.run_dir, not args.no_progress, args.verbose, args.profile)
     return EXIT_INTERRUPTED if result.interrupted else EXIT_OK
 
@@ -116,6 +131,13 @@ def train_and_report(
     if result.profile is not None:
         print(f"\n{result.profile.table()}")
     return result
+
+
+def _game_settings(args: argparse.Namespace) -> list[str]:
+    """Flags for Unity games, as settings of the environment's arguments."""
+    names = ("behavior", "base_port", "time_scale", "graphics", "timeout")
+    settings = [f"env_kwargs.{name}={json.dumps(vars(args)[name])}" for name in names if name in args]
+    return [*settings, *([f"n_envs={args.n_workers}"] if "n_workers" in args else [])]
 
 
 def _flags(args: argparse.Namespace) -> dict[str, Any]:
@@ -150,6 +172,7 @@ def _announce(folder: RunFolder) -> None:
 def _summarize(env: str, result: RunResult) -> None:
     """The short summary at the end."""
     from sb3_ppo_plus.runs.evaluate import describe_returns
+    from sb3_ppo_plus.runs.ids import is_unity
 
     folder = result.folder
     minutes, seconds = divmod(round(result.seconds), 60)
@@ -168,4 +191,5 @@ def _summarize(env: str, result: RunResult) -> None:
         print(f"  learning curve   {folder.curve}")
     saved = folder.model(best=True) if folder.model(best=True).is_file() else folder.model(best=False)
     print(f"  model            {saved}")
-    print(f"  look at it       ppo-plus eval {folder.path} --video video.gif")
+    look = "" if is_unity(env) else " --video video.gif"  # games draw in windows of their own
+    print(f"  look at it       ppo-plus eval {folder.path}{look}")

@@ -12,6 +12,7 @@ import numpy as np
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv
 
+from sb3_ppo_plus.envs.episodes import FirstEpisodes, agents_come_and_go
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
 from sb3_ppo_plus.export.reference import FilePolicy, Reference
@@ -146,11 +147,12 @@ def play(
     :param masked: whether to ask the environments for masks
     :return: returns, and the number of observations seen
     """
-    n_envs = min(_ENVS, n_episodes)
-    wanted = np.array([(n_episodes + index) // n_envs for index in range(n_envs)])
-    env = make_env(n_envs, seed)
+    env = make_env(min(_ENVS, n_episodes), seed)
     try:
-        tap = Tap(env)
+        tap, n_envs = Tap(env), env.num_envs
+        if agents_come_and_go(env):
+            return _play_first(env, tap, n_episodes, act, masked)
+        wanted = np.array([(n_episodes + index) // n_envs for index in range(n_envs)])
         seen, begins = env.reset(), np.ones(n_envs, bool)
         totals, n_seen = np.zeros(n_envs), 0
         returns: list[list[float]] = [[] for _ in range(n_envs)]
@@ -167,6 +169,18 @@ def play(
     finally:
         env.close()
     return [value for done, n in zip(returns, wanted, strict=True) for value in done[:n]], n_seen
+
+
+def _play_first(env: VecEnv, tap: Tap, n_episodes: int, act: Act, masked: bool) -> tuple[list[float], int]:
+    """The first episodes that begin, of agents that come and go."""
+    episodes, n_seen = FirstEpisodes(n_episodes, env.num_envs), 0
+    seen, begins = env.reset(), np.ones(env.num_envs, bool)
+    while not episodes.complete:
+        actions = act(tap.raw, seen, begins, masks_of(env) if masked else None)
+        n_seen += env.num_envs
+        seen, _, begins, infos = env.step(actions)
+        episodes.note(begins, infos)
+    return [float(episode["r"]) for episode in episodes.ended], n_seen
 
 
 def masks_of(env: VecEnv) -> np.ndarray:

@@ -19,7 +19,7 @@ from sb3_ppo_plus.runs.values import parse_mapping, require_number
 
 # Written for the reader of config.yml, and skipped when it is loaded.
 NOTES = ("versions", "command")
-VEC_ENVS = ("auto", "native", "dummy", "subproc")
+VEC_ENVS = ("auto", "native", "dummy", "subproc", "unity")
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy", "mujoco")
 
 
@@ -28,10 +28,12 @@ class RunConfig:
     """
     Everything that decides the outcome of a run.
 
-    :param env: environment id, also ``module:EnvId``; ``module:Class`` for a MujocoTask of your own
+    :param env: environment id, also ``module:EnvId``; ``module:Class`` for a MujocoTask of your own; ``unity:PATH``
+        for a Unity game, ``unity:editor`` for the open editor
     :param seed: seeds the policy, the environments and the evaluation
     :param n_timesteps: environment steps in total; more is slower and usually better
-    :param n_envs: environments stepped together; more is faster per step and makes each rollout larger
+    :param n_envs: environments stepped together; more is faster per step and makes each rollout larger. Of a Unity
+        game its copies, each with all of its agents
     :param vec_env: how the environments step: ``native`` (MujocoVecEnv, for MuJoCo tasks), ``dummy`` (one process, best
         for other fast environments), ``subproc`` (one process each, for slow ones), or ``auto`` (native where it can
         be, else dummy)

@@ -29,8 +29,9 @@ from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.plain_policy import has_image
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.ids import check_env_id, uses_mujoco
+from sb3_ppo_plus.runs.ids import check_env_id, is_unity, uses_mujoco
 from sb3_ppo_plus.runs.native import choose_vec_env, make_native
+from sb3_ppo_plus.runs.unity import evaluation_kwargs, make_unity
 
 logger = logging.getLogger(__name__)
 
@@ -92,6 +93,10 @@ def probe_spaces(config: RunConfig) -> tuple[spaces.Space, spaces.Space]:
     """
     check_env_id(config.env)
     kind = choose_vec_env(config)
+    if kind == "unity":
+        game = make_unity(config, 1, 0, evaluation_kwargs(config.env_kwargs))
+        game.close()
+        return game.observation_space, game.action_space
     try:
         if kind == "native":
             # Two, because one would hide a task that forgets its first dimension.
@@ -142,7 +147,9 @@ def make_env(
     """
     kind = choose_vec_env(config)
     env: VecEnv
-    if kind == "native":
+    if kind == "unity":
+        env = make_unity(config, n_envs, seed, env_kwargs)
+    elif kind == "native":
         env = robots = make_native(config, n_envs, seed, env_kwargs)
         if not in_workers and robots.randomizer is not None:
             # Evaluations do not begin where training began: they all see what training ends with.
@@ -183,12 +190,21 @@ def finish_env(env: VecEnv, config: RunConfig) -> VecEnv:
     return VecTransposeImage(env) if _needs_transpose(env.observation_space) else env
 
 
-def make_training_env(config: RunConfig) -> VecEnv:
+def make_bare_training_env(config: RunConfig) -> VecEnv:
+    """
+    :param config: configuration of the run
+    :return: environments to train in, without the normalizer and what stands outside of it
+    """
+    return make_env(config, config.n_envs, config.seed, config.env_kwargs, in_workers=True)
+
+
+def make_training_env(config: RunConfig, bare: VecEnv | None = None) -> VecEnv:
     """
     :param config: resolved configuration (``normalize`` is False or a mapping)
+    :param bare: result of ``make_bare_training_env`` where it was made before
     :return: environments to train in
     """
-    env = make_env(config, config.n_envs, config.seed, config.env_kwargs, in_workers=True)
+    env = make_bare_training_env(config) if bare is None else bare
     if isinstance(config.normalize, dict):
         env = normalizer_class(env)(env, **config.normalize)
     return finish_env(env, config)
@@ -206,7 +222,10 @@ def make_eval_env(config: RunConfig, n_envs: int, seed: int) -> VecEnv:
     :param seed: seed, different from that of training
     :return: environments whose statistics are still to be filled
     """
-    env = make_env(config, n_envs, seed, config.env_kwargs)
+    kwargs = config.env_kwargs
+    if is_unity(config.env):
+        n_envs, kwargs = 1, evaluation_kwargs(kwargs)  # one copy of the game has many agents
+    env = make_env(config, n_envs, seed, kwargs)
     if isinstance(config.normalize, dict):
         env = normalizer_class(env)(env, **{**config.normalize, "training": False, "norm_reward": False})
     return finish_env(env, config)

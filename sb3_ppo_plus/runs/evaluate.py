@@ -5,22 +5,21 @@ from __future__ import annotations
 import pickle
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from sb3_contrib import MaskablePPO
-from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable_policy
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
 from sb3_ppo_plus.runs.envs import finish_env, make_env, normalizer_class, probe_spaces
+from sb3_ppo_plus.runs.episodes import run_episodes
 from sb3_ppo_plus.runs.folder import RunFolder
+from sb3_ppo_plus.runs.ids import is_unity
 from sb3_ppo_plus.runs.models import load_model
 from sb3_ppo_plus.runs.native import choose_vec_env
+from sb3_ppo_plus.runs.unity import evaluation_kwargs
 from sb3_ppo_plus.runs.values import read_yaml
 
 # Episodes that step together.
@@ -51,6 +50,8 @@ class Agent:
         :return: environments as the model knows them, rewards as they are, statistics frozen
         """
         kwargs = {**self.config.env_kwargs, **(env_kwargs or {})}
+        if is_unity(self.config.env):
+            n_envs, kwargs = 1, evaluation_kwargs(kwargs)  # one copy of the game has many agents
         env = make_env(self.config, n_envs, seed, kwargs)
         if self.normalizer is not None:
             env = normalizer_class(env).load(str(self.normalizer), env)
@@ -110,15 +111,9 @@ def evaluate_agent(agent: Agent, n_episodes: int = 20, seed: int = 2_000_000, de
     set_random_seed(seed)
     env = agent.make_env(min(_ENVS, n_episodes), seed)
     try:
-        # sb3-contrib's function asks the environment for masks; in all else it is SB3's.
-        play: Any = evaluate_maskable_policy if isinstance(agent.model, MaskablePPO) else evaluate_policy
-        returns, lengths = play(
-            agent.model, env, n_eval_episodes=n_episodes, deterministic=deterministic, return_episode_rewards=True
-        )
+        return Evaluation(*run_episodes(agent.model, env, n_episodes, deterministic))
     finally:
         env.close()
-    assert isinstance(returns, list) and isinstance(lengths, list)
-    return Evaluation([float(value) for value in returns], [int(length) for length in lengths])
 
 
 def check_fits(agent: Agent) -> None:
@@ -128,7 +123,8 @@ def check_fits(agent: Agent) -> None:
     :param agent: model with its environment
     :raises InvalidArgument: showing both spaces
     """
-    probe_spaces(agent.config)
+    if not is_unity(agent.config.env):  # games take a while to start, once is enough
+        probe_spaces(agent.config)
     try:
         env = agent.make_env(1, seed=0)
     except (ValueError, AssertionError, AttributeError, EOFError, pickle.UnpicklingError) as refused:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.unity import game_name
 
 if TYPE_CHECKING:
     from stable_baselines3.common.base_class import BaseAlgorithm
@@ -88,7 +89,7 @@ def new_run_folder(root: Path, env_id: str) -> RunFolder:
     :param env_id: environment id; characters that a file name cannot have become "-"
     :return: the new folder
     """
-    stem = re.sub(r"[^\w.+-]+", "-", env_id)
+    stem = re.sub(r"[^\w.+-]+", "-", game_name(env_id))
     try:
         root.mkdir(parents=True, exist_ok=True)
         taken = [entry.name.removeprefix(f"{stem}_") for entry in root.iterdir() if entry.name.startswith(f"{stem}_")]

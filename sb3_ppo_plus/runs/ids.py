@@ -13,8 +13,18 @@ from sb3_ppo_plus.envs.tasks.registry import TASKS
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.naming import did_you_mean
 
+# Before the path of a Unity game.
+UNITY_PREFIX = "unity:"
 # Words in a module or an entry point that tell of MuJoCo.
 _MUJOCO_WORDS = ("mujoco", "dm_control", "gymnasium_robotics", "metaworld")
+
+
+def is_unity(env_id: str) -> bool:
+    """
+    :param env_id: environment id
+    :return: whether it is a Unity game, ``unity:PATH``
+    """
+    return env_id.startswith(UNITY_PREFIX)
 
 
 def check_env_id(env_id: str) -> None:
@@ -25,7 +35,7 @@ def check_env_id(env_id: str) -> None:
         for a subclass of :class:`~sb3_ppo_plus.envs.MujocoTask`
     :raises InvalidArgument: naming near matches, or what is wrong with the module
     """
-    if find_task(env_id) is not None:
+    if is_unity(env_id) or find_task(env_id) is not None:
         return
     module, _, name = env_id.rpartition(":")
     home = _import(env_id, module) if module else None
@@ -52,6 +62,8 @@ def find_task(env_id: str) -> str | type[MujocoTask] | None:
     """
     if env_id in TASKS:
         return env_id
+    if is_unity(env_id):
+        return None
     module, _, name = env_id.rpartition(":")
     found = getattr(_import(env_id, module), name, None) if module else None
     return found if isinstance(found, type) and issubclass(found, MujocoTask) else None
@@ -62,6 +74,8 @@ def uses_mujoco(env_id: str) -> bool:
     :param env_id: environment id
     :return: whether MuJoCo simulates it, as far as its id, its module or its entry point tell
     """
+    if is_unity(env_id):
+        return False
     _, _, name = env_id.rpartition(":")
     spec = gym.registry.get(name)
     told = f"{env_id} {spec.entry_point if spec else ''}".lower()

@@ -9,6 +9,7 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.resources import resource_path
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping, known_keys
 from sb3_ppo_plus.runs.hyperparameters import plain_policy_kwargs
+from sb3_ppo_plus.runs.ids import is_unity
 from sb3_ppo_plus.runs.naming import did_you_mean
 from sb3_ppo_plus.runs.values import apply_setting, parse_settings, read_yaml
 
@@ -40,6 +41,9 @@ def assemble(
         raise InvalidArgument(f"env is {env!r}; name the environment with --env, for example --env Pendulum-v1")
     # A run's own config.yml is complete: nothing of the zoo may shine through, or the run would not repeat.
     values = {} if "versions" in from_file else _zoo_block(env, zoo_file)
+    if is_unity(env):
+        # Copies of the game, each with many agents; nobody wants eight windows unasked.
+        values |= {"n_envs": 1}
     values |= {**from_file, "env": env}
     for path, value in parse_settings(settings or []):
         if path[0] == "policy_kwargs" and isinstance(values.get("policy_kwargs"), str):

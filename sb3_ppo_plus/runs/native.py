@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.ids import find_task
+from sb3_ppo_plus.runs.ids import find_task, is_unity
 from sb3_ppo_plus.runs.naming import did_you_mean
 
 if TYPE_CHECKING:
@@ -27,9 +27,14 @@ def choose_vec_env(config: RunConfig) -> str:
     Decide how the environments of a run are stepped.
 
     :param config: configuration; its ``vec_env`` may be ``auto``
-    :return: ``native``, ``dummy`` or ``subproc``
+    :return: ``native``, ``dummy``, ``subproc`` or ``unity``
     :raises InvalidArgument: when what was asked for cannot be had, with what to do instead
     """
+    if is_unity(config.env) != (config.vec_env == "unity") and config.vec_env != "auto":
+        kind = "a Unity game" if is_unity(config.env) else "no Unity game"
+        raise InvalidArgument(f"vec_env is {config.vec_env!r}, but {config.env} is {kind}; leave vec_env at auto")
+    if is_unity(config.env):
+        return "unity"
     task = find_task(config.env)
     own = isinstance(task, type)
     if config.vec_env in ("dummy", "subproc"):

@@ -31,10 +31,19 @@ from sb3_ppo_plus.machine import peak_memory, resident_memory
 from sb3_ppo_plus.profiling import OTHER, ProfileReport
 from sb3_ppo_plus.runs.config import RunConfig, complete_hyperparameters
 from sb3_ppo_plus.runs.curve import draw_learning_curve
-from sb3_ppo_plus.runs.envs import has_image, is_vector, make_eval_env, make_training_env, probe_spaces
+from sb3_ppo_plus.runs.envs import (
+    has_image,
+    is_vector,
+    make_bare_training_env,
+    make_eval_env,
+    make_training_env,
+    probe_spaces,
+)
 from sb3_ppo_plus.runs.folder import RunFolder, new_run_folder
 from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
+from sb3_ppo_plus.runs.ids import is_unity
 from sb3_ppo_plus.runs.native import choose_vec_env, warn_if_slower
+from sb3_ppo_plus.runs.unity import is_editor
 
 logger = logging.getLogger(__name__)
 
@@ -78,12 +87,12 @@ class PreparedRun:
 
     :param config: resolved configuration
     :param model: model with its environments
-    :param eval_env: environments to evaluate in
+    :param eval_env: environments to evaluate in, None where there can be none
     """
 
     config: RunConfig
     model: PPOPlus
-    eval_env: VecEnv
+    eval_env: VecEnv | None
 
     def close(self) -> None:
         """Close the environments; a worker that Ctrl-C took with it must not hide the result."""
@@ -104,28 +113,45 @@ def prepare_run(config: RunConfig) -> PreparedRun:
     :raises InvalidArgument: when the configuration cannot work
     """
     check_device(config.device)
-    observation_space, _ = probe_spaces(config)
-    warn_if_slower(config)
-    config = resolve(config, observation_space)
-    if config.threads is not None:
-        th.set_num_threads(config.threads)
-    arguments = {**config.hyperparameters}
-    arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
     built: list[VecEnv] = []
+    if is_unity(config.env):
+        # A game takes a while to start: what is looked at is trained in.
+        check_policy_kwargs(config)
+        built.append(make_bare_training_env(config))
+        observation_space = built[0].observation_space
+    else:
+        observation_space, _ = probe_spaces(config)
     try:
-        built.append(make_training_env(config))
-        env = built[0]
-        built.append(make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET))
+        warn_if_slower(config)
+        config = resolve(config, observation_space)
+        if config.threads is not None:
+            th.set_num_threads(config.threads)
+        arguments = {**config.hyperparameters}
+        arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
+        env = make_training_env(config, built[0] if built else None)
+        built = [env]
+        if not is_editor(config.env):
+            built.append(make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET))
         model = PPOPlus(config.policy or "MlpPolicy", env, seed=config.seed, device=config.device, **arguments)
-    except (ValueError, TypeError, AssertionError) as refused:
+    except BaseException as refused:
         for env in built:
             env.close()
-        if isinstance(refused, InvalidArgument):
+        if isinstance(refused, InvalidArgument) or not isinstance(refused, (ValueError, TypeError, AssertionError)):
             raise
         raise InvalidArgument(
             f"the configuration was refused: {' '.join(str(refused).split()) or refused!r}"
         ) from refused
-    return PreparedRun(config, model, eval_env=built[1])
+    return PreparedRun(config, model, eval_env=built[1] if len(built) > 1 else None)
+
+
+def check_policy_kwargs(config: RunConfig) -> None:
+    """
+    Refuse names that stand for nothing before a game is started.
+
+    :param config: configuration
+    :raises InvalidArgument: for an unknown name
+    """
+    build_policy_kwargs(config.hyperparameters.get("policy_kwargs"))
 
 
 def resolve(config: RunConfig, observation_space: spaces.Space) -> RunConfig:
@@ -192,21 +218,18 @@ def train_run(
     if on_start is not None:
         on_start(folder)
     model.set_logger(_logger(folder, verbose))
-    evaluation = EvaluateAndSave(
-        run.eval_env,
-        save=lambda best: folder.save_model(model, best),
-        path=folder.evaluations,
-        n_eval_episodes=config.eval_episodes,
-        eval_freq=config.eval_freq or 0,
-    )
+    evaluation = _evaluation(run, folder)
     progress = [ProgressCallback(report, evaluation)] if report is not None else []
     memory_before = resident_memory()
     model.profile.detailed |= profile
     model.profile.restart()
     started, interrupted = time.perf_counter(), False
     try:
-        with model.profile.timing({"evaluation": (evaluation, "evaluate")}):
-            model.learn(config.n_timesteps, callback=[evaluation, *progress, *(callbacks or [])])
+        with model.profile.timing({"evaluation": (evaluation, "evaluate")} if evaluation is not None else {}):
+            evaluations = [evaluation] if evaluation is not None else []
+            model.learn(config.n_timesteps, callback=[*evaluations, *progress, *(callbacks or [])])
+        if evaluation is None:
+            folder.save_model(model, best=False)
     except KeyboardInterrupt:
         interrupted = True
         folder.save_model(model, best=False)
@@ -214,23 +237,36 @@ def train_run(
         seconds = time.perf_counter() - started
         told = _profile_report(model, memory_before) if profile else None
         # What ends here by an exception keeps the files of the latest evaluation.
-        if evaluation.evaluations_timesteps:
+        if evaluation is not None and evaluation.evaluations_timesteps:
             draw_learning_curve(folder, f"{config.env} (seed {config.seed})")
         model.logger.close()
         run.close()
     if told is not None:
         atomic_write(folder.profile, told.table() + "\n")
-    results = evaluation.evaluations_results
+    results, evaluating = (evaluation.evaluations_results, evaluation.seconds) if evaluation is not None else ([], 0.0)
     return RunResult(
         folder=folder,
         before=results[0] if results else [],
         after=results[-1] if results else [],
-        evaluated_at=evaluation.evaluations_timesteps[-1] if results else 0,
+        evaluated_at=evaluation.evaluations_timesteps[-1] if evaluation is not None and results else 0,
         num_timesteps=model.num_timesteps,
         seconds=seconds,
-        steps_per_second=model.num_timesteps / max(seconds - evaluation.seconds, 1e-9),
+        steps_per_second=model.num_timesteps / max(seconds - evaluating, 1e-9),
         interrupted=interrupted,
         profile=told,
+    )
+
+
+def _evaluation(run: PreparedRun, folder: RunFolder) -> EvaluateAndSave | None:
+    if run.eval_env is None:
+        logger.warning("%s cannot be evaluated beside the training; the model is saved at the end", run.config.env)
+        return None
+    return EvaluateAndSave(
+        run.eval_env,
+        save=lambda best: folder.save_model(run.model, best),
+        path=folder.evaluations,
+        n_eval_episodes=run.config.eval_episodes,
+        eval_freq=run.config.eval_freq or 0,
     )
 
 

@@ -158,6 +158,9 @@ class UnityVecEnv(TensorVecEnv):
             envs[name]._sit_down(seats)
         return envs
 
+    #: rows may stay empty for as long as they like: nobody should wait for an episode in each
+    agents_come_and_go = True
+
     def _make_channels(self, worker: int) -> Channels:
         more = () if self._side_channels is None else self._side_channels(worker)
         channels = Channels(self._settings, self.statistics, more)
