@@ -103,7 +103,9 @@ class CompiledUpdate(EagerUpdate):
         names = ["policy", "critic"] if self._critic_apart and is_plain_adam(run.policy.optimizer) else ["policy"]
         example = run.data.epoch_rows.example(run.batch_size)
         for name in names:
-            if _key(name, kind, example) not in self._steps:
+            with self._threads(run):
+                missing = _key(name, kind, example) not in self._steps
+            if missing:
                 with run.profile.section("compile"), graphs.compiling():
                     self._compile(name, kind, run, example)
 
@@ -111,19 +113,21 @@ class CompiledUpdate(EagerUpdate):
         devices = [run.policy.device] if run.policy.device.type == "cuda" else []
         buffers = [(buffer, buffer.clone()) for buffer in run.policy.buffers()]
         try:
-            with th.random.fork_rng(devices), self._threads(run):
+            with th.random.fork_rng(devices):
                 if not self._steps:
                     self._check(run, example)
-                make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
-                step = graphs.compile_step(make(self.plain, self.flat, kind), run.policy.device)
-                self.flat.gather(moments=is_plain_adam(run.policy.optimizer))
-                numbers, lines = self._numbers(run, 1), _table(1, run.policy.device)
-                _call(step, *(vector.clone() for vector in self._vectors), numbers[0], example, lines[0])
+                with self._threads(run):  # of the parameters that the check has left
+                    make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
+                    step = graphs.compile_step(make(self.plain, self.flat, kind), run.policy.device)
+                    self.flat.gather(moments=is_plain_adam(run.policy.optimizer))
+                    numbers, lines = self._numbers(run, 1), _table(1, run.policy.device)
+                    _call(step, *(vector.clone() for vector in self._vectors), numbers[0], example, lines[0])
+                    key = _key(name, kind, example)
         finally:
             with th.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-        self._steps[_key(name, kind, example)] = step
+        self._steps[key] = step
 
     def _check(self, run: UpdateRun, example: Minibatch) -> None:
         """Refuse a policy whose own evaluation differs from its function; leave out parameters without a gradient."""
@@ -173,6 +177,8 @@ class CompiledUpdate(EagerUpdate):
         if self.failed:
             return eagerly(run)
         draws = np.random.get_state(), th.get_rng_state()  # noqa: NPY002
+        device = run.policy.device
+        drawn_there = th.cuda.get_rng_state(device) if device.type == "cuda" else None
         before = None if _kind(run).takes_step else Snapshot(run.policy)
         try:
             return compiled(run)
@@ -181,6 +187,8 @@ class CompiledUpdate(EagerUpdate):
             self.failed = True
         np.random.set_state(draws[0])  # noqa: NPY002
         th.set_rng_state(draws[1])
+        if drawn_there is not None:
+            th.cuda.set_rng_state(drawn_there, device)
         if before is not None:
             before.restore(run.policy)
         run.metrics.forget_epoch()
@@ -300,8 +308,8 @@ def _kind(run: UpdateRun) -> StepKind:
 
 
 def _key(name: str, kind: StepKind, batch: Minibatch) -> Any:
-    """What decides whether a graph fits: its kind, and which columns the minibatches have."""
-    return name, kind, tuple(column is not None for column in batch), len(batch.returns)
+    """What decides whether a graph fits: its kind, which columns the minibatches have, and torch's threads of now."""
+    return name, kind, tuple(column is not None for column in batch), len(batch.returns), th.get_num_threads()
 
 
 def _identity(policy: ActorCriticPolicy) -> Any:

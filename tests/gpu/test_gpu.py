@@ -249,7 +249,9 @@ def test_resuming_from_a_zip_is_exact(compiled: bool, tmp_path: Path, traced: No
         record_logs(model)
         np.random.seed(5)
         model.train()
-    assert_same_tensors(first, second)
+    # SB3 loads Adam's count of steps to the GPU, where a model that began there keeps it on the host
+    ours, theirs = tensors_of(second), tensors_of(first)
+    assert all(th.equal(ours[name].cpu(), tensor.cpu()) for name, tensor in theirs.items())
 
 
 # ------------------------------------------------ rollouts in tensors

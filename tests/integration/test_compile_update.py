@@ -21,7 +21,7 @@ from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
-from sb3_ppo_plus import PPOPlus, compile_choice, graphs
+from sb3_ppo_plus import PPOPlus, compile_choice, graphs, machine
 from sb3_ppo_plus.compiled import CompiledUpdate
 from sb3_ppo_plus.eager import EagerUpdate
 from sb3_ppo_plus.errors import InvalidArgument
@@ -85,6 +85,18 @@ def test_a_changed_policy_gets_a_graph_of_its_own(graphs_made: list[Any]) -> Non
     model.learn(64)
     assert len(graphs_made) == 2
     assert th.equal(model.policy.action_net.bias, before)
+
+
+def test_other_threads_of_torch_get_a_graph_of_their_own(
+    graphs_made: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(machine, "WORK_FOR_THREADS", 0.0)  # all of torch's threads, however small the networks are
+    model = make_model(compile_update=True).learn(64)
+    for threads, made in ((2, 2), (1, 2), (2, 2)):
+        with machine.torch_threads(threads):
+            model.learn(64)
+        assert is_compiled(model) and not model._update_passes.failed
+        assert len(graphs_made) == made
 
 
 def test_an_update_draws_what_the_eager_one_draws(graphs_made: list[Any]) -> None:
