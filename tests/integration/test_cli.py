@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import subprocess
 import sys
@@ -45,8 +46,15 @@ def test_every_command_explains_all_its_arguments(command: str, capsys: pytest.C
     module = __import__(cli.COMMANDS[command][0], fromlist=["add_arguments"])
     parser = cli.Parser()
     module.add_arguments(parser)
-    assert all(action.help for action in parser._actions)
+    for one in (parser, *subparsers(parser)):
+        assert all(action.help for action in one._actions if not isinstance(action, argparse._SubParsersAction))
     assert f"usage: ppo-plus {command}" in capsys.readouterr().out
+
+
+def subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    """Parsers of a command's own commands."""
+    found = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [inner for action in found for inner in action.choices.values()]
 
 
 ERRORS: dict[str, tuple[list[str], str]] = {

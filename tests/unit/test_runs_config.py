@@ -112,7 +112,7 @@ def test_a_written_config_is_read_back_whole_and_ignores_the_zoo(zoo: Path, tmp_
         ({"threads": 0}, "threads is 0; give a whole number of at least 1"),
         ({"seed": "abc"}, "seed is 'abc'"),
         ({"seed": None}, "seed is None"),
-        ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, dummy or subproc"),
+        ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, dummy, subproc or unity"),
         ({"normalize": 3}, "normalize is 3"),
         ({"normalize": "exec('x')"}, "normalize: cannot read"),
         ({"env_kwargs": [1]}, r"env_kwargs is \[1\]"),
