@@ -12,10 +12,10 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
-from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus import PPOPlus, cli
 from sb3_ppo_plus.masking import prediction_masks
 from sb3_ppo_plus.runs.config import RunConfig
-from sb3_ppo_plus.runs.evaluate import Agent
+from sb3_ppo_plus.runs.evaluate import Agent, evaluate_agent
 from sb3_ppo_plus.runs.video import VideoFormat, record_video
 from sb3_ppo_plus.runs.window import show_agent
 
@@ -74,3 +74,22 @@ def test_masks_are_given_to_models_that_take_them() -> None:
     assert prediction_masks(agent(MaskablePPO).model, masked)()["action_masks"].sum() == 1
     assert prediction_masks(agent(PPOPlus, use_masking=False).model, masked)() == {}
     assert prediction_masks(agent(PPOPlus).model, bare)() == {}
+
+
+@pytest.mark.parametrize("kind", [PPOPlus, MaskablePPO])
+def test_evaluations_play_allowed_actions(kind: Any) -> None:
+    for deterministic in (True, False):
+        found = evaluate_agent(agent(kind), 3, deterministic=deterministic)
+        assert found.returns == [5.0] * 3 and found.lengths == [5] * 3
+
+
+def test_a_run_is_trained_evaluated_and_shown_with_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Choosy raises at the first forbidden action, so that any path without masks would end in an error."""
+    words = ["--env", "Choosy-v0", "-n", "64", "--n-envs", "2", "--run-dir", str(tmp_path), "--no-progress"]
+    small = ["--set", "n_steps=16", "--set", "batch_size=16", "--eval-freq", "32", "--eval-episodes", "2"]
+    assert cli.main(["train", *words, *small]) == 0
+    run = tmp_path / "Choosy-v0_1"
+    with np.load(run / "evaluations.npz") as arrays:
+        assert (arrays["results"] == 5.0).all()
+    assert cli.main(["eval", str(run), "--episodes", "2", "--stochastic", "--video", str(tmp_path / "v.gif")]) == 0
+    assert "5.0 ± 0.0 (2 episodes)" in capsys.readouterr().out and (tmp_path / "v.gif").is_file()
