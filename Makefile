@@ -15,7 +15,7 @@ PYTEST_WORKERS ?= 2
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs bench-export suites sb3-tests wheel-smoke
+.PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs bench-export bench-unity bench-gpu suites sb3-tests wheel-smoke
 .PHONY: clean clean-venv
 
 help:
@@ -28,7 +28,9 @@ help:
 	@echo "make bench-learning  whether what is fast learns the same, and memory of long trainings (hours)"
 	@echo "make bench-envs      environment steps per second, beside other ways to step MuJoCo (a quarter of an hour)"
 	@echo "make bench-export    latency of one action of an exported file, beside model.predict (a minute)"
-	@echo "make suites          other robotics suites and other MuJoCo versions, each in an environment of its own"
+	@echo "make bench-unity     Unity's Python side on a stand-in game: 1, 2 and 4 workers (five minutes)"
+	@echo "make bench-gpu       updates on a GPU, beside SB3's; needs CUDA and an environment of your own"
+	@echo "make suites          other robotics suites, other versions of MuJoCo and protobuf, each in an environment of its own"
 	@echo "make sb3-tests       Stable-Baselines3's own PPO tests, run on PPOPlus"
 	@echo "make wheel-smoke     build the wheel and use it from a fresh environment"
 	@echo "make clean           remove build output and caches (clean-venv: also $(VENV) and $(BENCH_VENV))"
@@ -78,6 +80,13 @@ bench-learning: $(BENCH_INSTALLED)
 
 bench-export: $(INSTALLED)
 	$(BIN)/python benchmarks/export_latency.py
+
+bench-unity: $(INSTALLED)
+	$(BIN)/python benchmarks/unity_speed.py
+
+# The environment is the user's own there: constraints.txt pins a build of torch for processors.
+bench-gpu:
+	$(PYTHON) benchmarks/gpu_update_speed.py
 
 bench-envs: $(INSTALLED)
 	$(BIN)/python benchmarks/env_speed.py
