@@ -23,9 +23,9 @@ from stable_baselines3.common.distributions import (
     StateDependentNoiseDistribution,
 )
 
-from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.hybrid_policy import HybridDistribution
+from sb3_ppo_plus.masking import mask_sizes
 
 # What sb3-contrib writes into the logits of forbidden actions.
 FORBIDDEN = -1e8
@@ -239,13 +239,9 @@ def branch_sizes(space: spaces.Space) -> tuple[int, ...]:
     :param space: Discrete, MultiDiscrete, MultiBinary or hybrid actions
     :return: number of choices of each; two for each bit
     """
-    if isinstance(space, HybridSpace):
-        return space.branch_sizes
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.MultiDiscrete):
-        return tuple(int(n) for n in space.nvec.flatten())
-    return (2,) * int(np.prod(space.shape or ()))
+    sizes = mask_sizes(space)
+    assert sizes is not None, f"{space} has no choices"
+    return sizes
 
 
 def takes_masks(model: Any) -> bool:
