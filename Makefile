@@ -8,15 +8,18 @@ INSTALLED := $(VENV)/.installed
 BENCH_VENV := .venv-bench
 BENCH_BIN := $(BENCH_VENV)/bin
 BENCH_INSTALLED := $(BENCH_VENV)/.installed
-SOURCES := sb3_ppo_plus tests examples benchmarks .ci setup.py
+# So have the tools that make a site of docs/.
+DOCS_VENV := .venv-docs
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
+SOURCES := sb3_ppo_plus tests examples benchmarks docs .ci setup.py
 EXISTING := $(wildcard $(SOURCES))
-# Small networks: one thread each and two tests at a time beats the reverse.
-PYTEST_WORKERS ?= 2
+# Small networks: one thread each and several tests at a time beats the reverse. One more than two cores: some tests wait.
+PYTEST_WORKERS ?= 3
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-slow lint format type bench bench-learning bench-envs bench-export bench-unity bench-gpu suites sb3-tests wheel-smoke
-.PHONY: clean clean-venv
+.PHONY: docs clean clean-venv
 
 help:
 	@echo "make setup           the virtual environment in $(VENV), from constraints.txt"
@@ -33,11 +36,12 @@ help:
 	@echo "make suites          other robotics suites, other versions of MuJoCo and protobuf, each in an environment of its own"
 	@echo "make sb3-tests       Stable-Baselines3's own PPO tests, run on PPOPlus"
 	@echo "make wheel-smoke     build the wheel and use it from a fresh environment"
-	@echo "make clean           remove build output and caches (clean-venv: also $(VENV) and $(BENCH_VENV))"
+	@echo "make docs            the documentation as a static site in build/site, every link checked"
+	@echo "make clean           remove build output and caches (clean-venv: also $(VENV), $(BENCH_VENV) and $(DOCS_VENV))"
 
 $(INSTALLED): pyproject.toml setup.py constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,unity,export,dev]"
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e ".[mujoco,unity,export,tune,zoo,dev]"
 	@touch $@
 
 setup: $(INSTALLED)
@@ -100,9 +104,17 @@ sb3-tests: $(INSTALLED)
 wheel-smoke: $(INSTALLED)
 	$(BIN)/python .ci/wheel_smoke.py
 
+$(DOCS_INSTALLED): docs/requirements.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/pip install --disable-pip-version-check -q -r docs/requirements.txt
+	@touch $@
+
+docs: $(DOCS_INSTALLED)
+	$(DOCS_VENV)/bin/python docs/build_site.py
+
 clean:
 	rm -rf build dist *.egg-info .cache .pytest_cache .mypy_cache .ruff_cache
-	find . -name __pycache__ -not -path "./$(VENV)/*" -not -path "./$(BENCH_VENV)/*" -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path "./.venv*" -prune -exec rm -rf {} +
 
 clean-venv: clean
-	rm -rf $(VENV) $(BENCH_VENV)
+	rm -rf $(VENV) $(BENCH_VENV) $(DOCS_VENV)

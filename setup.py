@@ -7,13 +7,13 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-# The same two names are in sb3_ppo_plus/resources.py, which finds the files again.
-DATA_FOLDERS = ("zoo_configs", "tuning")
-DATA_PATTERNS = ("*.yml", "README.md")
+# The same names are in sb3_ppo_plus/resources.py, which finds the files again.
+DATA_FOLDERS = ("zoo_configs", "tuning", "benchmark_suites", "gallery")
+DATA_PATTERNS = ("*.yml", "*.md", "*.zip", "*.pkl", "*.onnx")
 
 
 class BuildWithData(build_py):
-    """Copy ``zoo_configs/`` and ``tuning/`` to ``sb3_ppo_plus/_data/``; an editable install reads the checkout."""
+    """Copy the data folders to ``sb3_ppo_plus/_data/``; an editable install reads the checkout."""
 
     def _data_files(self) -> dict[str, str]:
         """Map each destination in the build folder to its source, both as relative paths."""

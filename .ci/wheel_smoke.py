@@ -15,7 +15,8 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DATA = ("tuning", "zoo_configs")
+DATA = ("benchmark_suites", "gallery", "tuning", "zoo_configs")
+PATTERNS = ("*.yml", "*.md", "*.zip", "*.pkl", "*.onnx")
 
 
 def build_wheel(target: Path) -> Path:
@@ -43,7 +44,7 @@ def check_content(wheel: Path) -> list[str]:
     data = {
         f"sb3_ppo_plus/_data/{path.relative_to(ROOT).as_posix()}"
         for folder in DATA
-        for pattern in ("*.yml", "README.md")
+        for pattern in PATTERNS
         for path in (ROOT / folder).rglob(pattern)
     }
     expected = package | data | {"sb3_ppo_plus/py.typed"}

@@ -33,7 +33,7 @@ from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.envs import make_eval_env, make_training_env, probe_spaces
 from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
 from sb3_ppo_plus.runs.layers import assemble
-from sb3_ppo_plus.runs.train import resolve
+from sb3_ppo_plus.runs.prepare import resolve
 from sb3_ppo_plus.schedules import parse_schedule
 
 ENVS = ("CartPole-v1", "Pendulum-v1", "HalfCheetah-v5")

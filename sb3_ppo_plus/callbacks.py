@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,6 +72,23 @@ class EvaluateAndSave(EvalCallback):
         self.save = save
         self.path = path
         self.seconds = 0.0
+        self.next_evaluation, self.last_evaluation = 0, -1
+        self._goes_on = False
+
+    def state_dict(self) -> dict[str, int]:
+        """
+        :return: when it evaluates next and did last; checkpoints keep it, beside what SB3's EvalCallback remembers
+        """
+        return {"next_evaluation": self.next_evaluation, "last_evaluation": self.last_evaluation}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        """
+        Go on without an evaluation at the start.
+
+        :param state: what :meth:`state_dict` gave
+        """
+        self.next_evaluation, self.last_evaluation = state["next_evaluation"], state["last_evaluation"]
+        self._goes_on = True
 
     def _init_callback(self) -> None:
         # Not the parent's: it warns when training uses other processes and evaluation does not, which is meant here.
@@ -79,9 +96,14 @@ class EvaluateAndSave(EvalCallback):
             self.callback_on_new_best.init_callback(self.model)
 
     def _on_training_start(self) -> None:
+        if self._goes_on:
+            return
         self.next_evaluation = self.num_timesteps + self.eval_freq
         self.last_evaluation = -1
         self.evaluate()
+
+    def _on_rollout_start(self) -> None:
+        self._goes_on = False
 
     def _on_step(self) -> bool:
         # The evaluation after the last update covers the end, and sees the final model.

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 # SB3 keeps the clip ranges as FloatSchedule, the others as they were given.
 _AS_GIVEN = ("learning_rate", "critic_learning_rate", "ent_coef", "vf_coef", "kl_coef", "reference_kl_coef")
+_RATES = ("learning_rate", "critic_learning_rate")
 _CLIP_RANGES = ("clip_range", "clip_range_low", "clip_range_vf")
 
 
@@ -83,10 +84,13 @@ def value_of(model: PPOPlus, name: str) -> float:
     :return: its value
     :raises InvalidArgument: when a schedule returns NaN
     """
-    source = model._controllers.get(name, getattr(model, name))
+    # A callback of SB3's kind may have put another schedule there; a controller of the rate is this schedule.
+    source = model.lr_schedule if name == "learning_rate" else model._controllers.get(name, getattr(model, name))
     value: float = source(model._current_progress_remaining) if callable(source) else source
     if value != value:
         raise InvalidArgument(f"{name} became NaN at step {model.num_timesteps}; correct its schedule {source!r}")
+    if model.learning_rate_factor != 1.0 and name in _RATES and name not in model._controllers:
+        value *= model.learning_rate_factor
     return value
 
 
@@ -154,6 +158,22 @@ def set_learning_rates(model: PPOPlus) -> None:
     """
     critic_rate = None if model.critic_learning_rate is None else value_of(model, "critic_learning_rate")
     optim.set_learning_rates(model.policy.optimizer, value_of(model, "learning_rate"), critic_rate)
+
+
+def lower_learning_rate(model: PPOPlus, factor: float) -> str:
+    """
+    Multiply the learning rates with a factor, from the next update on and for good.
+
+    :param model: the model
+    :param factor: in (0, 1)
+    :return: what became of the rate, in words
+    """
+    before = value_of(model, "learning_rate")
+    controller = model._controllers.get("learning_rate")
+    if controller is not None:
+        controller.start_at(max(controller.min_value, controller.value * factor))
+    model.learning_rate_factor *= factor
+    return f"learning rate lowered from {before:.3g} to {value_of(model, 'learning_rate'):.3g}"
 
 
 def move_learning_rate(model: PPOPlus, every: str, metrics: UpdateMetrics) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
@@ -15,7 +16,7 @@ from sb3_ppo_plus import graphs
 from sb3_ppo_plus.eager import EagerUpdate, UpdateRun, train_minibatch
 from sb3_ppo_plus.flat_adam import RATES, FlatAdam, is_plain_adam, why_not_flat
 from sb3_ppo_plus.gathering import why_not_gathered
-from sb3_ppo_plus.graphs import APPROX_KL, FIGURES, NUMBERS, Step, StepKind, padded_width
+from sb3_ppo_plus.graphs import APPROX_KL, FIGURES, GRAD_NORM, NUMBERS, Step, StepKind, padded_width
 from sb3_ppo_plus.machine import torch_threads, update_threads
 from sb3_ppo_plus.plain_policy import PlainPolicy, has_image, why_not_plain
 from sb3_ppo_plus.policies import critic_parameters, evaluate
@@ -30,6 +31,10 @@ _TOLERANCE = 1e-3
 
 class CannotCompile(Exception):
     """Says why a model's update cannot be compiled."""
+
+
+class _NotFinite(Exception):
+    """A step of this pass was not finite."""
 
 
 def warn_of_fallback(reason: CannotCompile) -> None:
@@ -99,7 +104,7 @@ class CompiledUpdate(EagerUpdate):
             reason = f"a rollout of {run.data.n_rows} rows has no minibatch of batch_size={run.batch_size}"
         if reason is not None:
             raise CannotCompile(reason)
-        kind = _kind(run)
+        kind = self._kind(run)
         names = ["policy", "critic"] if self._critic_apart and is_plain_adam(run.policy.optimizer) else ["policy"]
         example = run.data.epoch_rows.example(run.batch_size)
         for name in names:
@@ -117,8 +122,7 @@ class CompiledUpdate(EagerUpdate):
                 if not self._steps:
                     self._check(run, example)
                 with self._threads(run):  # of the parameters that the check has left
-                    make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
-                    step = graphs.compile_step(make(self.plain, self.flat, kind), run.policy.device)
+                    step = self._build(name, kind, run.policy.device)
                     self.flat.gather(moments=is_plain_adam(run.policy.optimizer))
                     numbers, lines = self._numbers(run, 1), _table(1, run.policy.device)
                     _call(step, *(vector.clone() for vector in self._vectors), numbers[0], example, lines[0])
@@ -172,16 +176,18 @@ class CompiledUpdate(EagerUpdate):
     def _or_eagerly(self, run: UpdateRun, compiled: Callable[[UpdateRun], T], eagerly: Callable[[UpdateRun], T]) -> T:
         """
         Make a pass on graphs. Should one of them not fit any more, the pass is made again from where it began, eagerly,
-        and so are all that follow.
+        and so are all that follow. Should a step not be finite, this pass alone is.
         """
         if self.failed:
             return eagerly(run)
         draws = np.random.get_state(), th.get_rng_state()  # noqa: NPY002
         device = run.policy.device
         drawn_there = th.cuda.get_rng_state(device) if device.type == "cuda" else None
-        before = None if _kind(run).takes_step else Snapshot(run.policy)
+        before = None if self._kind(run).takes_step else Snapshot(run.policy)
         try:
             return compiled(run)
+        except _NotFinite:
+            pass  # one by one, it is found which of them it was
         except CannotCompile as reason:
             warn_of_fallback(reason)
             self.failed = True
@@ -196,7 +202,7 @@ class CompiledUpdate(EagerUpdate):
 
     def _train_epoch(self, run: UpdateRun) -> bool:
         with run.profile.section("minibatches"), self._threads(run):
-            kind = _kind(run)
+            kind = self._kind(run)
             stopped, last = (self._take_steps if kind.takes_step else self._take_gradients)(run, kind)
             if stopped or last is None:
                 return stopped
@@ -209,9 +215,9 @@ class CompiledUpdate(EagerUpdate):
         self.flat.gather()
         count = run.data.n_rows // run.batch_size
         numbers, lines = self._numbers(run, count), _table(count, run.policy.device)
-        measured = taken = 0
-        stopped, last = False, None
+        measured, stopped, last = 0, False, None
         step: Step | None = None
+        self._begin(run)
         with ExitStack() as stance:
             stance.enter_context(graphs.without_compiling())
             for batch in run.data.epoch_rows.minibatches(run.batch_size):
@@ -221,18 +227,21 @@ class CompiledUpdate(EagerUpdate):
                 run.profile.switch("gradient")
                 if step is None:
                     step = self._steps[_key("policy", kind, batch)]
-                    _call(step, *self._vectors, numbers[taken], batch, lines[measured])
+                    _call(step, *self._vectors, numbers[measured], batch, lines[measured])
                     stance.enter_context(graphs.without_guards())
                 else:
-                    _call(step, *self._vectors, numbers[taken], batch, lines[measured])
+                    _call(step, *self._vectors, numbers[measured], batch, lines[measured])
                 measured += 1
-                if kind.stops and run.stop.exceeded(float(lines[measured - 1][APPROX_KL])):
+                if kind.stops and self._stops_at(run, lines[measured - 1]):
                     stopped = True
                     break
-                taken += 1
                 run.profile.switch("minibatches")
+        measured, stopped = self._settle(measured, stopped)
+        taken = measured - stopped
+        _check_steps(run, lines[:taken])
         self.flat.scatter(taken)
         _note(run, kind, lines[:measured], taken)
+        self._passed(run)
         return stopped, last
 
     def _take_gradients(self, run: UpdateRun, kind: StepKind) -> tuple[bool, Minibatch | None]:
@@ -251,6 +260,8 @@ class CompiledUpdate(EagerUpdate):
             with graphs.without_compiling():
                 _call(self._steps[_key("policy", kind, batch)], *self._vectors, numbers, batch, line)
             stopped = kind.stops and run.stop.exceeded(float(line[APPROX_KL]))
+            if run.guard is not None and line.is_cpu and not math.isfinite(line[GRAD_NORM]):
+                raise _NotFinite
             _note(run, kind, [line], 0 if stopped else 1)
             if stopped:
                 return True, None
@@ -262,23 +273,24 @@ class CompiledUpdate(EagerUpdate):
         return False, None
 
     def _train_critic(self, run: UpdateRun) -> None:
-        kind = _kind(run)
+        kind = self._kind(run)
         last, taken = None, 0
         with run.profile.section("minibatches"), self._threads(run), graphs.without_compiling():
             self.flat.gather()
-            numbers = self._numbers(run, run.data.n_rows // run.batch_size)
-            line = _table(1, run.policy.device)[0]
+            count = run.data.n_rows // run.batch_size
+            numbers, lines = self._numbers(run, count), _table(count, run.policy.device)
             for batch in run.data.epoch_rows.minibatches(run.batch_size):
                 if len(batch.returns) < run.batch_size:
                     last = batch
                     break
                 run.profile.switch("gradient")
-                _call(self._steps[_key("critic", kind, batch)], *self._vectors, numbers[taken], batch, line)
+                _call(self._steps[_key("critic", kind, batch)], *self._vectors, numbers[taken], batch, lines[taken])
                 taken += 1
                 run.profile.switch("minibatches")
+            _check_steps(run, lines[:taken])
             self.flat.scatter(taken, moved=[index for index, apart in enumerate(self.flat.is_apart) if apart])
             if last is not None:
-                critic_step(run.policy, last, run.coefs, run.options, run.max_grad_norm)
+                critic_step(run.policy, last, run.coefs, run.options, run.max_grad_norm, run.guard)
 
     def _numbers(self, run: UpdateRun, n_steps: int) -> list[th.Tensor]:
         """What may differ from step to step, one row each."""
@@ -291,20 +303,39 @@ class CompiledUpdate(EagerUpdate):
             table[:, len(NUMBERS) : len(NUMBERS) + rates.shape[1]] = rates
         return list(th.tensor(table, device=run.policy.device).unbind(0))
 
+    # ------------------------------------------------ what a subclass does in another way
+
+    def _kind(self, run: UpdateRun) -> StepKind:
+        return StepKind(
+            options=run.options,
+            symmetric_clip=run.coefs.clip_low is run.coefs.clip_high,
+            clips_values=run.coefs.clip_range_vf is not None,
+            row_kl=run.data.needs.row_kl,
+            stops=run.stop.checks_minibatches,
+            takes_step=is_plain_adam(run.policy.optimizer) and not run.rate_moves,
+        )
+
+    def _build(self, name: str, kind: StepKind, device: th.device) -> Step:
+        make = graphs.make_policy_step if name == "policy" else graphs.make_critic_step
+        return graphs.compile_step(make(self.plain, self.flat, kind), device)
+
+    def _begin(self, run: UpdateRun) -> None:
+        """The steps of an epoch begin."""
+
+    def _stops_at(self, run: UpdateRun, line: th.Tensor) -> bool:
+        """Whether the minibatch whose figures these are ends the update."""
+        return run.stop.exceeded(float(line[APPROX_KL]))
+
+    def _settle(self, measured: int, stopped: bool) -> tuple[int, bool]:
+        """How many minibatches were measured in the end, and whether the last of them ended the update."""
+        return measured, stopped
+
+    def _passed(self, run: UpdateRun) -> None:
+        """The steps of an epoch have reached the policy."""
+
     def _threads(self, run: UpdateRun) -> AbstractContextManager[None]:
         rows, weights = run.batch_size, len(self.flat.parameters)
         return torch_threads(update_threads(rows, weights, has_image(run.policy.observation_space)))
-
-
-def _kind(run: UpdateRun) -> StepKind:
-    return StepKind(
-        options=run.options,
-        symmetric_clip=run.coefs.clip_low is run.coefs.clip_high,
-        clips_values=run.coefs.clip_range_vf is not None,
-        row_kl=run.data.needs.row_kl,
-        stops=run.stop.checks_minibatches,
-        takes_step=is_plain_adam(run.policy.optimizer) and not run.rate_moves,
-    )
 
 
 def _key(name: str, kind: StepKind, batch: Minibatch) -> Any:
@@ -341,6 +372,12 @@ def _call(step: Step, *arguments: Any) -> None:
 def _table(n_steps: int, device: th.device) -> list[th.Tensor]:
     """Rows for the figures of the steps, each aligned."""
     return list(th.zeros(n_steps, padded_width(len(FIGURES)), device=device).unbind(0))
+
+
+def _check_steps(run: UpdateRun, lines: list[th.Tensor]) -> None:
+    """Before the steps that were taken on copies reach the policy."""
+    if run.guard is not None and lines and not run.guard.all_pass(th.stack(lines)[:, GRAD_NORM]):
+        raise _NotFinite
 
 
 def _note(run: UpdateRun, kind: StepKind, lines: list[th.Tensor], taken: int) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from stable_baselines3.common.policies import ActorCriticPolicy
@@ -10,6 +10,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from sb3_ppo_plus import update
 from sb3_ppo_plus.controllers import KLStop
 from sb3_ppo_plus.metrics import UpdateMetrics
+from sb3_ppo_plus.nonfinite.update_guard import UpdateGuard
 from sb3_ppo_plus.policies import evaluate
 from sb3_ppo_plus.profiling import Profile
 from sb3_ppo_plus.types import Coefficients, LossOptions, Minibatch
@@ -32,6 +33,7 @@ class UpdateRun(NamedTuple):
     :param rate_moves: whether a controller moves the learning rate from minibatch to minibatch
     :param move_rate: moves it, after a minibatch was measured and before its step
     :param profile: where the time is noted
+    :param guard: keeps steps that are not finite from being taken, None to take them all
     """
 
     policy: ActorCriticPolicy
@@ -46,6 +48,12 @@ class UpdateRun(NamedTuple):
     rate_moves: bool
     move_rate: Callable[[], None]
     profile: Profile
+    guard: UpdateGuard | None
+
+    @property
+    def gives_up(self) -> bool:
+        """:return: whether too many of its steps were not finite, and the policy is as before it"""
+        return self.guard is not None and self.guard.gives_up
 
     @property
     def with_distribution(self) -> bool:
@@ -68,12 +76,12 @@ class EagerUpdate:
         One pass over the rollout.
 
         :param run: what the update works with
-        :return: whether the KL of a minibatch ended it early
+        :return: whether it was ended early
         """
         with run.profile.section("minibatches"):
-            for batch in run.data.minibatches(run.batch_size):
+            for batch in self.minibatches(run):
                 run.profile.switch("gradient")
-                if train_minibatch(run, batch):
+                if self.train_minibatch(run, batch):
                     return True
                 run.profile.switch("minibatches")
         return False
@@ -87,8 +95,34 @@ class EagerUpdate:
         with run.profile.section("minibatches"):
             for batch in run.data.minibatches(run.batch_size):
                 run.profile.switch("gradient")
-                update.critic_step(run.policy, batch, run.coefs, run.options, run.max_grad_norm)
+                self.train_critic_minibatch(run, batch)
+                if run.gives_up:
+                    return
                 run.profile.switch("minibatches")
+
+    def minibatches(self, run: UpdateRun) -> Iterator[Minibatch]:
+        """
+        :param run: what the update works with
+        :return: the minibatches of an epoch
+        """
+        return run.data.minibatches(run.batch_size)
+
+    def train_minibatch(self, run: UpdateRun, batch: Minibatch) -> bool:
+        """
+        :param run: what the update works with
+        :param batch: the minibatch
+        :return: what :func:`train_minibatch` says
+        """
+        return train_minibatch(run, batch)
+
+    def train_critic_minibatch(self, run: UpdateRun, batch: Minibatch) -> None:
+        """
+        One gradient step of the critic alone.
+
+        :param run: what the update works with
+        :param batch: the minibatch
+        """
+        update.critic_step(run.policy, batch, run.coefs, run.options, run.max_grad_norm, run.guard)
 
 
 def train_minibatch(run: UpdateRun, batch: Minibatch) -> bool:
@@ -97,7 +131,8 @@ def train_minibatch(run: UpdateRun, batch: Minibatch) -> bool:
 
     :param run: what the update works with
     :param batch: the minibatch
-    :return: whether its KL went too far, in which case no step is taken
+    :return: whether the update ends with it: its KL went too far, in which case no step is taken, or too many steps
+        were not finite
     """
     outputs = evaluate(run.policy, batch, run.with_distribution)
     terms = update.ppo_loss(outputs, batch, run.coefs, run.options)
@@ -106,5 +141,9 @@ def train_minibatch(run: UpdateRun, batch: Minibatch) -> bool:
         return True
     if run.rate_moves:
         run.move_rate()
-    run.metrics.add_step(update.gradient_step(run.policy, terms.loss, run.max_grad_norm))
+    norm = update.gradient_step(run.policy, terms.loss, run.max_grad_norm, run.guard)
+    if norm is None:
+        run.metrics.forget_terms()
+        return run.gives_up
+    run.metrics.add_step(norm)
     return False

@@ -1,4 +1,4 @@
-"""Features of images of any size, alone or beside other observations: the visual encoders of ML-Agents."""
+"""Features of images of any size, alone or beside other observations: the visual encoders of ML-Agents and MinAtar."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ ENCODERS: dict[str, tuple[tuple[int, int, int], ...]] = {
     "nature_cnn": ((32, 8, 4), (64, 4, 2), (64, 3, 1)),
     "simple": ((16, 8, 4), (32, 4, 2)),
     "match3": ((35, 3, 1), (144, 3, 1)),
+    "minatar": ((16, 3, 1),),
 }
 
 
@@ -25,12 +26,12 @@ class VisualExtractor(BaseFeaturesExtractor):
     """
     Convolutions for each image, and what is no image as it is, side by side.
 
-    Unlike SB3's ``NatureCNN`` and ``CombinedExtractor`` it takes images down to 5 x 5, and the encoder may be chosen:
+    Unlike SB3's ``NatureCNN`` and ``CombinedExtractor`` it takes images down to 3 x 3, and the encoder may be chosen:
     ``policy_kwargs={"features_extractor_class": VisualExtractor, "features_extractor_kwargs": {"encoder": "simple"}}``.
 
     :param observation_space: an image (channels first), or a Dict with images in it
-    :param encoder: ``nature_cnn`` (36 pixels and more), ``simple`` (20 and more), ``match3`` (5 and more), or ``auto``
-        for the first of these that fits each image
+    :param encoder: ``nature_cnn`` (36 pixels and more), ``simple`` (20 and more), ``match3`` (5 and more), ``minatar``
+        (3 and more; the smallest and fastest, from arXiv 1903.03176), or ``auto`` for the first that fits each image
     :param cnn_output_dim: features of each image, typically 64 to 512; more sees finer differences and is slower
     :param normalized_image: whether images are float already (SB3 sets it for ``normalize_images=False``)
     :raises InvalidArgument: for an unknown encoder, or an image that is too small for it
@@ -93,7 +94,7 @@ def _make_encoder(key: str, space: Any, encoder: str, n_features: int) -> nn.Mod
     if encoder == "auto" and fitting:
         encoder = fitting[0]
     if encoder not in fitting:
-        fits = f"use {fitting[0]}" if fitting else f"the smallest encoder needs {smallest_image('match3')}"
+        fits = f"use {fitting[0]}" if fitting else f"the smallest encoder needs {smallest_image('minatar')}"
         raise InvalidArgument(
             f"image {key!r} of {height} x {width} pixels is too small for encoder={encoder!r}; {fits}"
         )

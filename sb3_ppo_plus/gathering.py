@@ -62,7 +62,7 @@ class EpochRows:
         at = th.as_tensor(order, device=rows.returns.device)
         block = batch_size * max(1, _BLOCK_BYTES // max(1, _row_bytes(rows) * batch_size))
         for start in range(0, n_rows, block):
-            cut = _split(take(rows, at[start : start + block]), batch_size)
+            cut = split_rows(take(rows, at[start : start + block]), batch_size)
             for index, batch in enumerate(cut):
                 begin = start + index * batch_size
                 if self._counts(order[begin : begin + batch_size]):
@@ -114,12 +114,18 @@ def take(rows: Minibatch, at: th.Tensor) -> Minibatch:
     :param at: row indices [B]
     :return: those rows
     """
-    taken: Minibatch = _map(lambda x: x.index_select(0, at), rows)
+    taken: Minibatch = map_tensors(lambda x: x.index_select(0, at), rows)
     return taken
 
 
-def _split(rows: Minibatch, batch_size: int) -> list[Minibatch]:
-    """Cut gathered rows into minibatches."""
+def split_rows(rows: Minibatch, batch_size: int) -> list[Minibatch]:
+    """
+    Cut gathered rows into minibatches.
+
+    :param rows: many rows
+    :param batch_size: rows of each (B); the last one may be smaller
+    :return: the minibatches, each at an address that compiled graphs like
+    """
     pieces: list[Minibatch] = _pieces(rows, batch_size, -(-len(rows.returns) // batch_size))
     return pieces
 
@@ -142,16 +148,22 @@ def _pieces(value: Any, batch_size: int, count: int) -> list[Any]:
 
 def _row_bytes(rows: Minibatch) -> int:
     sizes: list[int] = []
-    _map(lambda x: sizes.append(x[:1].numel() * x.element_size()), rows)
+    map_tensors(lambda x: sizes.append(x[:1].numel() * x.element_size()), rows)
     return sum(sizes)
 
 
-def _map(change: Any, value: Any) -> Any:
-    """Apply to every tensor inside records and mappings."""
+def map_tensors(change: Any, value: Any) -> Any:
+    """
+    Apply to every tensor inside records and mappings.
+
+    :param change: function of a tensor
+    :param value: tensor, record, mapping, or anything else, which is left alone
+    :return: the results, in the same form
+    """
     if isinstance(value, th.Tensor):
         return change(value)
     if isinstance(value, dict):
-        return {key: _map(change, part) for key, part in value.items()}
+        return {key: map_tensors(change, part) for key, part in value.items()}
     if hasattr(value, "_make"):
-        return value._make(_map(change, part) for part in value)
+        return value._make(map_tensors(change, part) for part in value)
     return value

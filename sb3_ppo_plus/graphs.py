@@ -38,7 +38,7 @@ FIGURES = (
     "ratio_max",
     "grad_norm",
 )
-APPROX_KL = FIGURES.index("approx_kl")
+APPROX_KL, GRAD_NORM = FIGURES.index("approx_kl"), FIGURES.index("grad_norm")
 #: numbers of a step, in the order of their row; the rates of the segments follow
 NUMBERS = (*Coefficients._fields, "max_grad_norm", "kl_limit")
 
@@ -64,15 +64,18 @@ class StepKind(NamedTuple):
 
 
 Step = Callable[..., None]
+#: from a step's numbers and its figures to the numbers that Adam takes, and whether nothing moves (None: it does)
+Steer = Callable[[th.Tensor, th.Tensor], tuple[th.Tensor, th.Tensor | None]]
 
 
-def make_policy_step(plain: PlainPolicy, flat: FlatAdam, kind: StepKind) -> Step:
+def make_policy_step(plain: PlainPolicy, flat: FlatAdam, kind: StepKind, steer: Steer | None = None) -> Step:
     """
     Write the gradient step of the whole loss for one policy.
 
     :param plain: the policy as a module
     :param flat: where its parameters stand
     :param kind: what the step is made of
+    :param steer: decides on the device what follows from the figures, None for nothing but the limit of the KL
     :return: step(parameters, exp_avg, exp_avg_sq, gradient, numbers, batch, figures); all but numbers and batch are
         written in place
     """
@@ -99,6 +102,8 @@ def make_policy_step(plain: PlainPolicy, flat: FlatAdam, kind: StepKind) -> Step
         slopes = slopes * _clip_factor(norm, numbers)
         if kind.takes_step:
             stays = measured[APPROX_KL] > numbers[NUMBERS.index("kl_limit")] if kind.stops else None
+            if steer is not None:
+                numbers, stays = steer(numbers, measured)
             _take_step((parameters, exp_avg, exp_avg_sq), slopes, numbers, segments, stays)
         else:
             gradient.copy_(slopes)
@@ -138,6 +143,7 @@ def make_critic_step(plain: PlainPolicy, flat: FlatAdam, kind: StepKind) -> Step
         norm = th.cat([slopes[s.start : s.stop] for _, s in apart]).square().sum().sqrt()
         slopes = slopes * _clip_factor(norm, numbers)
         _take_step((parameters, exp_avg, exp_avg_sq), slopes, numbers, apart, None)
+        figures.copy_(_padded(th.cat([norm.new_zeros(GRAD_NORM), norm[None]]), len(figures)))
 
     return step
 

@@ -61,6 +61,14 @@ class UpdateMetrics:
         self.gradient_steps += 1
         self._add_scalars({"grad_norm": grad_norm})
 
+    def forget_terms(self) -> None:
+        """Leave out the terms that were noted last; no step came of them."""
+        epoch = self._epochs[-1]
+        for name in [name for name in epoch if name != "grad_norm"]:
+            epoch[name].pop()
+            if not epoch[name]:
+                del epoch[name]
+
     def add_columns(self, columns: Mapping[str, th.Tensor], gradient_steps: int = 0) -> None:
         """
         Note several values of each scalar of the current epoch.
@@ -78,6 +86,11 @@ class UpdateMetrics:
             # On the host a number is there already, and thousands of small tensors that stay alive would drive the
             # other operations of the update into fresh memory. Elsewhere reading it would wait for it.
             epoch[name].append(scalar.item() if scalar.is_cpu else scalar.detach())
+
+    @property
+    def in_first_epoch(self) -> bool:
+        """:return: whether the update is still in its first epoch"""
+        return len(self._epochs) == 1
 
     def epoch_mean(self, name: str) -> float:
         """

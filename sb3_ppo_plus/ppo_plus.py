@@ -9,12 +9,9 @@ of which gives one *gradient step*.
 from __future__ import annotations
 
 import inspect
-import io
 import logging
-import os
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch as th
@@ -28,34 +25,37 @@ from stable_baselines3.common.policies import (
     BasePolicy,
     MultiInputActorCriticPolicy,
 )
-from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule, TensorDict
+from stable_baselines3.common.type_aliases import GymEnv, MaybeCallback, Schedule
 from stable_baselines3.common.utils import FloatSchedule
 from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus import coefficients, optim, rollout, update
-from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.buffers import RowsMixin, with_rows
 from sb3_ppo_plus.callback_locals import with_lazy_locals
 from sb3_ppo_plus.compile_choice import choose_update
 from sb3_ppo_plus.controllers import Controller
+from sb3_ppo_plus.device.choice import begin_on_device, lives_on_accelerator
+from sb3_ppo_plus.device.training import on_device
+from sb3_ppo_plus.distributed.algorithm import RankedAlgorithm
 from sb3_ppo_plus.eager import EagerUpdate
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.hybrid_policy import policy_class_for
-from sb3_ppo_plus.masked_model import MaskedAlgorithm
+from sb3_ppo_plus.nonfinite.guards import end_update, guard_envs, log_envs
+from sb3_ppo_plus.nonfinite.update_guard import UpdateGuard
 from sb3_ppo_plus.presets import apply_preset
 from sb3_ppo_plus.probe import Measurement
 from sb3_ppo_plus.profiling import Profile, log_profile
 from sb3_ppo_plus.reference import check_same_kind, freeze
+from sb3_ppo_plus.resumable import Learning
 from sb3_ppo_plus.rollout_ends import fill_gaps
 from sb3_ppo_plus.update_log import log_update
 from sb3_ppo_plus.update_start import start_update
 from sb3_ppo_plus.validation import check_environment, check_settings
 
 logger = logging.getLogger(__name__)
-SelfPPOPlus = TypeVar("SelfPPOPlus", bound="PPOPlus")
 
 
-class PPOPlus(MaskedAlgorithm):
+class PPOPlus(RankedAlgorithm):
     """
     Proximal Policy Optimization, equal to SB3's PPO bit for bit while every extra is off.
 
@@ -122,6 +122,11 @@ class PPOPlus(MaskedAlgorithm):
         applied, see :mod:`sb3_ppo_plus.masking`
     :param compile_update: make each gradient step one graph of ``torch.compile``: several times as fast on small
         networks, equal to float32 rounding; ``"auto"`` does it where the run is long enough, see ``docs/speed.md``
+    :param nan_policy: what follows from NaN or infinity: ``raise`` an error that names where it comes from, before
+        anything is learned from it; ``quarantine`` resets the environment, skips the step and counts; ``ignore`` as SB3
+        does, see ``docs/nan.md``
+    :param device_options: what is done where environments and policy share an accelerator: ``rollout``,
+        ``cuda_graphs``, ``matmul_precision`` and ``autocast``, see ``docs/device.md``
     :raises InvalidArgument: when an argument cannot work: before an environment is made where that can be told, and
         in any case before a network or a buffer is
     """
@@ -136,7 +141,7 @@ class PPOPlus(MaskedAlgorithm):
     batch_size: int
     n_epochs: int
     clip_range: Any
-    clip_range_low: FloatSchedule | None
+    clip_range_low: FloatSchedule | None = None
     clip_range_vf: Any
     normalize_advantage: bool
     target_kl: float | None
@@ -157,11 +162,16 @@ class PPOPlus(MaskedAlgorithm):
     reference_kl_coef: Any
     log_diagnostics: bool
     compile_update: bool | str
-    num_gradient_steps: int  #: over all calls of learn()
+    nan_policy: str
+    device_options: Mapping[str, Any] | None = None
+    nonfinite_counts: dict[str, int]  #: what ``nan_policy="quarantine"`` met so far
+    learning_rate_factor: float = 1.0  #: what the learning rates are multiplied with; below 1 once they were lowered
+    num_gradient_steps: int = 0  #: over all calls of learn()
     profile: Profile  #: see docs/speed.md
     _controllers: dict[str, Controller]
-    _reference: ActorCriticPolicy | None
-    _update_passes: EagerUpdate | None
+    _reference: ActorCriticPolicy | None = None
+    _update_passes: EagerUpdate | None = None
+    _update_guard: UpdateGuard | None = None
 
     def __init__(
         self,
@@ -209,18 +219,18 @@ class PPOPlus(MaskedAlgorithm):
         log_diagnostics: bool = True,
         use_masking: bool = True,
         compile_update: bool | str = False,
+        nan_policy: str = "raise",
+        device_options: Mapping[str, Any] | None = None,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         settings = settings if preset is None else apply_preset(preset, settings, _DEFAULTS)
         check_settings(settings)
-        if reference_policy is not None:
-            settings["reference_policy"] = freeze(reference_policy)
+        settings["reference_policy"] = None if reference_policy is None else freeze(reference_policy)
         super().__init__(**{name: settings[name] for name in _BASE_ARGUMENTS}, _init_setup_model=False)
         if self.env is not None:
             check_environment(settings, self.observation_space, self.action_space, self.n_envs)
         self.__dict__.update({name: settings[name] for name in _OWN_ARGUMENTS})
-        self.clip_range_low = self._reference = self._update_passes = None
-        self.controller_state, self._controllers, self.num_gradient_steps, self.profile = {}, {}, 0, Profile()
+        self.controller_state, self._controllers, self.nonfinite_counts, self.profile = {}, {}, {}, Profile()
         if _init_setup_model:
             self._setup_model()
 
@@ -247,6 +257,15 @@ class PPOPlus(MaskedAlgorithm):
         """SB3 sets the optimizer's rate from this schedule at every update, so a controller of the rate must be it."""
         self.lr_schedule = FloatSchedule(self._controllers.get("learning_rate", self.learning_rate))
 
+    def _begin_learning(self, learning: Learning) -> None:
+        guard_envs(self, learning)
+        begin_on_device(self, learning)
+
+    def _maybe_recommend_cpu(self, mlp_class_name: str = "ActorCriticPolicy") -> None:
+        """SB3's advice is for environments on the host."""
+        if not lives_on_accelerator(self.env, self.device):
+            super()._maybe_recommend_cpu(mlp_class_name)
+
     def _update_current_progress_remaining(self, num_timesteps: int, total_timesteps: int) -> None:
         super()._update_current_progress_remaining(num_timesteps, total_timesteps)
         coefficients.tell_schedules(self)
@@ -262,14 +281,15 @@ class PPOPlus(MaskedAlgorithm):
         self, env: VecEnv, callback: BaseCallback, rollout_buffer: RolloutBuffer, n_rollout_steps: int
     ) -> bool:
         """Fill the buffer: in SB3's own loop, or in tensors when the outermost environment is a TensorVecEnv."""
+        self._begin_rollout()
         if isinstance(env, TensorVecEnv):
-            return rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps)
+            return self._end_rollout(rollout.collect(self, env, callback, rollout_buffer, n_rollout_steps))
         watched = {"env": (env, "step"), "policy": (self.policy, "forward")} if self.profile.detailed else {}
         with self.profile.section("rollout"), self.masking_forward(env, rollout_buffer), self.profile.timing(watched):
             completed = super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
         if completed:
             fill_gaps(self, rollout_buffer)
-        return completed
+        return self._end_rollout(completed)
 
     def _init_callback(self, callback: MaybeCallback, progress_bar: bool = False) -> BaseCallback:
         assert self.env is not None
@@ -277,8 +297,10 @@ class PPOPlus(MaskedAlgorithm):
         callback = super()._init_callback(callback, progress_bar)
         return with_lazy_locals(callback) if isinstance(self.env, TensorVecEnv) else callback
 
+    @on_device
     def train(self) -> None:
         """Update the policy with the rollout that was collected last."""
+        self._begin_update()
         self.policy.set_training_mode(True)
         self._update_learning_rate(self.policy.optimizer)
         run = start_update(self)
@@ -297,13 +319,16 @@ class PPOPlus(MaskedAlgorithm):
                 snapshot.restore(self.policy)
                 metrics.undone_epochs, overshot, stopped = 1, after, True
             coefficients.move_learning_rate(self, "epoch", metrics)
+            if run.gives_up:
+                break
             if stopped:
                 logger.info(
                     "KL went beyond %.4g: update stopped in epoch %d of %d", stop.limit, epoch + 1, self.n_epochs
                 )
                 break
-        for _ in range(self.critic_epochs):
+        for _ in range(0 if run.gives_up else self.critic_epochs):
             passes.train_critic(run)
+        end_update(self, run.guard)
         self.num_gradient_steps += metrics.gradient_steps
         with self.profile.section("measure"):
             measured = data.measure(self.policy) if data.probe is not None else None
@@ -313,84 +338,24 @@ class PPOPlus(MaskedAlgorithm):
 
     def _update_learning_rate(self, optimizers: list[th.optim.Optimizer] | th.optim.Optimizer) -> None:
         super()._update_learning_rate(optimizers)
-        if self.critic_learning_rate is not None:
+        if self.critic_learning_rate is not None or self.learning_rate_factor != 1.0:
             coefficients.set_learning_rates(self)
+            self.logger.record("train/learning_rate", coefficients.value_of(self, "learning_rate"))
+        if self.critic_learning_rate is not None:
             self.logger.record("train/critic_learning_rate", coefficients.value_of(self, "critic_learning_rate"))
-
-    def learn(
-        self: SelfPPOPlus,
-        total_timesteps: int,
-        callback: MaybeCallback = None,
-        log_interval: int = 1,
-        tb_log_name: str = "PPOPlus",
-        reset_num_timesteps: bool = True,
-        progress_bar: bool = False,
-    ) -> SelfPPOPlus:
-        """
-        Train the model.
-
-        :param total_timesteps: environment steps to train for, counted over all environments; whole rollouts are
-            collected
-        :param callback: callback, list of callbacks or function called at every step
-        :param log_interval: updates between two lines of the log
-        :param tb_log_name: name of the run in the TensorBoard log
-        :param reset_num_timesteps: False goes on counting where the last call stopped
-        :param progress_bar: show SB3's progress bar (needs tqdm and rich)
-        :return: the model itself
-        """
-        return super().learn(total_timesteps, callback, log_interval, tb_log_name, reset_num_timesteps, progress_bar)
 
     def dump_logs(self, iteration: int = 0) -> None:
         """Write the log as SB3 does, with the seconds of each part of the time and the memory that is held."""
+        number = self._logged_iteration(iteration)
+        if number is None:
+            return
         log_profile(self)
         rollout.log_environment(self)
+        log_envs(self)
         with self.profile.section("log"):
-            super().dump_logs(iteration)
-
-    def save(
-        self,
-        path: str | Path | io.BufferedIOBase,
-        exclude: Iterable[str] | None = None,
-        include: Iterable[str] | None = None,
-    ) -> None:
-        """
-        Save the model in SB3's zip format, with the state of its controllers; a file is replaced whole or not at all.
-
-        :param path: file (".zip" is added when it has no suffix) or binary stream
-        :param exclude: attributes to leave out
-        :param include: attributes to keep although SB3 leaves them out
-        """
-        self.controller_state = {name: controller.state_dict() for name, controller in self._controllers.items()}
-        if not isinstance(path, (str, os.PathLike)):
-            super().save(path, exclude, include)
-            return
-        with atomic_path(path if Path(path).suffix else f"{os.fspath(path)}.zip") as temporary:
-            super().save(temporary, exclude, include)
-
-    def get_parameters(self) -> dict[str, dict[str, Any]]:
-        """:return: state dicts of the policy and of its optimizer, the latter always with SB3's single group"""
-        with optim.one_group(self.policy, split=self.critic_learning_rate is not None):
-            return super().get_parameters()
-
-    def set_parameters(
-        self, load_path_or_dict: str | TensorDict, exact_match: bool = True, device: th.device | str = "auto"
-    ) -> None:
-        """
-        Load parameters in place.
-
-        :param load_path_or_dict: zip saved by PPOPlus or PPO, or what ``get_parameters`` returned
-        :param exact_match: whether every parameter must be there
-        :param device: where the file's tensors are loaded to
-        """
-        with optim.one_group(self.policy, split=self.critic_learning_rate is not None):
-            super().set_parameters(load_path_or_dict, exact_match, device)
-
-    def _excluded_save_params(self) -> list[str]:
-        # live controllers stay out of the pickle (lr_schedule may be one); load() makes them anew from their state
-        return [*super()._excluded_save_params(), *_NOT_SAVED]
+            super().dump_logs(number)
 
 
-_NOT_SAVED = ("_controllers", "_reference", "lr_schedule", "profile", "_update_passes")
 _BASE_ARGUMENTS = [
     name
     for name in inspect.signature(OnPolicyAlgorithm.__init__).parameters

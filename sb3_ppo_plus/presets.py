@@ -126,7 +126,82 @@ _RSL_RL = Preset(
     source="leggedrobotics/rsl_rl c281c32 (5.4.2): algorithms/ppo.py, models/mlp_model.py, docs/guide",
 )
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (_BASELINES_PPO2, _PAPER_PENALTY, _RSL_RL)}
+_MASSIVELY_PARALLEL = Preset(
+    name="massively_parallel",
+    arguments={
+        "learning_rate": 3e-4,
+        "n_steps": 32,
+        "batch_size": 16384,
+        "n_epochs": 4,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_range": 0.2,
+        "vf_coef": 1.0,
+        "ent_coef": 0.0,
+        "max_grad_norm": 1.0,
+        "advantage_scope": "batch",
+        "controllers": {
+            "learning_rate": {
+                "type": "kl_band",
+                "target": 0.01,
+                "band": 2.0,
+                "factor": 1.5,
+                "min_value": 1e-5,
+                "max_value": 1e-2,
+                "every": "epoch",
+            }
+        },
+        "policy_kwargs": {
+            "net_arch": {"pi": [256, 128, 64], "vf": [256, 128, 64]},
+            "activation_fn": "ELU",
+            "ortho_init": False,
+            "log_std_init": 0.0,
+        },
+        "device_options": {"matmul_precision": "high"},
+    },
+    note=(
+        "For 1,024 environments and more: a rollout is 32 steps, so 1,024 environments give 2 minibatches an epoch, "
+        "4,096 give 8; for other numbers pass a batch_size that divides 32 * N. Put the environments in a "
+        "TensorVecNormalize(gamma=0.99), as both sources scale what the networks see, and in a StaggeredStart where "
+        "episodes are much longer than 32 steps. Tasks that look far ahead want more steps and a larger gamma. Two "
+        "things differ from both sources on purpose: value predictions are not clipped, and the rate moves once an "
+        "epoch, for which nobody has to wait at every minibatch."
+    ),
+    source=(
+        "IsaacGymEnvs a7f7714: cfg/train/AntPPO.yaml (rate, epochs, rows of a minibatch, entropy, gradient norm, "
+        "network; 16 steps there); leggedrobotics/rsl_rl c281c32 (5.4.2), see rsl_rl (KL of 0.01 and its rule, value "
+        "weight, standardization over the batch; 24 steps there)"
+    ),
+)
+
+_CONTINUOUS_CONTROL = Preset(
+    name="continuous_control",
+    arguments={
+        "learning_rate": {"type": "linear", "start": 1e-3, "end": 0.0},
+        "n_steps": 64,
+        "batch_size": 256,
+        "n_epochs": 5,
+        "gamma": 0.99,
+        "gae_lambda": 0.95,
+        "clip_range": 0.2,
+        "ent_coef": 0.0,
+        "vf_coef": 0.5,
+        "max_grad_norm": 0.5,
+        "policy_kwargs": {"log_std_init": -1.0},
+    },
+    note=(
+        "For a million steps or so of a robot in 16 environments: a rollout of 1,024 rows, 20 gradient steps after it. "
+        "For other numbers choose n_steps so that a rollout stays near that. Put the environments in a "
+        "TensorVecNormalize(gamma=0.99) or SB3's VecNormalize, as `ppo-plus train` does."
+    ),
+    source=(
+        "this package, benchmark_suites/mujoco_1m.yml: measured on Gymnasium's eleven MuJoCo tasks; the same is the "
+        "default block of zoo_configs/ppo_plus.yml"
+    ),
+)
+
+_ALL = (_CONTINUOUS_CONTROL, _BASELINES_PPO2, _PAPER_PENALTY, _RSL_RL, _MASSIVELY_PARALLEL)
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in _ALL}
 
 
 def apply_preset(name: str, given: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from gymnasium import spaces
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.distributions import Distribution
 from stable_baselines3.common.policies import ActorCriticPolicy
-from stable_baselines3.common.save_util import load_from_zip_file
 
-from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.errors import InvalidArgument, UntrustedFile
+from sb3_ppo_plus.files.model_zip import load_untrusted, read_model, rebuild_attributes
 from sb3_ppo_plus.hybrid_policy import policy_class_for
 
 
@@ -103,9 +103,13 @@ def _load(path: str | os.PathLike[str]) -> BaseAlgorithm:
     shown = os.fspath(path)
     if not (os.path.exists(shown) or os.path.exists(f"{shown}.zip")):
         raise InvalidArgument(f"reference_policy={shown!r}: there is no such file; give the path of a saved model")
-    with generators_untouched():
-        data, _, _ = load_from_zip_file(shown, device="cpu")
-        assert data is not None
-        # PPO knows nothing of hybrid actions, whose policy has other layers.
-        policy_class = policy_class_for(data["policy_class"], data["action_space"])
-        return PPO.load(shown, device="cpu", custom_objects={"policy_class": policy_class})
+    try:
+        with generators_untouched():
+            found = rebuild_attributes(read_model(shown), PPO)
+            # PPO knows nothing of hybrid actions, whose policy has other layers.
+            policy_class = policy_class_for(found["policy_class"], found["action_space"])
+            loaded: BaseAlgorithm = load_untrusted(PPO.load, PPO, shown, {"policy_class": policy_class}, device="cpu")
+            return loaded
+    except UntrustedFile as error:
+        remedy = "give the model itself as reference_policy, opened with PPOPlus.load(path, trust=True)"
+        raise UntrustedFile(error.path, error.member, error.wanted, remedy) from error

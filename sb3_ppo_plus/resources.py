@@ -1,10 +1,10 @@
-"""The single place that knows where ``zoo_configs/`` and ``tuning/`` are: in a checkout, or in the wheel's copy."""
+"""The single place that knows where the folders of data files are: in a checkout, or in the wheel's copy."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-FOLDERS = ("tuning", "zoo_configs")
+FOLDERS = ("benchmark_suites", "gallery", "tuning", "zoo_configs")
 
 _PACKAGE = Path(__file__).resolve().parent
 # The checkout first: whoever edits a file there expects that file to be read.
@@ -15,12 +15,10 @@ def resource_path(folder: str, name: str) -> Path:
     """
     Find a data file of this package.
 
-    :param folder: ``"zoo_configs"`` or ``"tuning"``
+    :param folder: one of ``FOLDERS``
     :param name: path inside that folder with forward slashes, for example ``"spaces/core.yml"``
     :return: path of an existing file
     """
-    if folder not in FOLDERS:
-        raise ValueError(f"folder={folder!r} holds no data files; choose one of {', '.join(FOLDERS)}")
     data_folder = _data_folder(folder)
     path = (data_folder / name).resolve()
     if not path.is_relative_to(data_folder):
@@ -31,6 +29,14 @@ def resource_path(folder: str, name: str) -> Path:
     return path
 
 
+def resource_files(folder: str) -> list[str]:
+    """
+    :param folder: one of ``FOLDERS``
+    :return: the names that :func:`resource_path` takes for it
+    """
+    return _files_in(_data_folder(folder))
+
+
 def _data_folder(folder: str) -> Path:
     """
     Give the first place that has this folder.
@@ -38,6 +44,8 @@ def _data_folder(folder: str) -> Path:
     A neighbour of an installed package may by chance be called ``tuning``, so the checkout is recognised by its
     ``pyproject.toml``.
     """
+    if folder not in FOLDERS:
+        raise ValueError(f"folder={folder!r} holds no data files; choose one of {', '.join(FOLDERS)}")
     checkout, wheel = (root / folder for root in _ROOTS)
     is_checkout = (checkout.parent / "pyproject.toml").is_file() and checkout.is_dir()
     found = checkout if is_checkout else wheel

@@ -26,6 +26,8 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper
 from sb3_ppo_plus.actors import make_actor
 from sb3_ppo_plus.buffers import LOST_ROW, RowsMixin
 from sb3_ppo_plus.callback_locals import locals_of
+from sb3_ppo_plus.device.buffer import DeviceBuffer
+from sb3_ppo_plus.device.rollout import DeviceRollout
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.rollout_ends import Truncations, compute_advantages, fill_gaps, has_own
 from sb3_ppo_plus.types import ArrayStep
@@ -71,6 +73,8 @@ def collect(
             model.policy.reset_noise(env.num_envs)
         callback.on_rollout_start()
         model.profile.switch(_POLICY)
+        if isinstance(buffer, DeviceBuffer):
+            return DeviceRollout(model, env, callback, buffer, n_rollout_steps).run()
         return _Rollout(model, env, callback, buffer, n_rollout_steps).run()
     finally:
         model.profile.switch(before)
@@ -329,8 +333,10 @@ def log_environment(model: PPOPlus) -> None:
 
     :param model: the algorithm
     """
-    if (env := tensor_env(model.env)) is not None:
-        for name, value in env.take_log().items():
+    # SB3's wrappers pass on what they do not have themselves.
+    take_log = getattr(model.env, "take_log", None)
+    if take_log is not None:
+        for name, value in take_log().items():
             model.logger.record(name, value)
 
 

@@ -12,6 +12,7 @@ from sb3_ppo_plus import losses
 from sb3_ppo_plus.advantages import standardize
 from sb3_ppo_plus.distributions import exact_kl
 from sb3_ppo_plus.losses import masked_mean
+from sb3_ppo_plus.nonfinite.update_guard import UpdateGuard
 from sb3_ppo_plus.policies import critic_parameters
 from sb3_ppo_plus.types import Coefficients, LossOptions, LossTerms, Minibatch, PolicyOutputs
 
@@ -135,24 +136,56 @@ def kl_to_reference(outputs: PolicyOutputs, batch: Minibatch) -> th.Tensor:
     return losses.k3_estimate(batch.reference_log_prob - outputs.log_prob)
 
 
-def gradient_step(policy: ActorCriticPolicy, loss: th.Tensor, max_grad_norm: float) -> th.Tensor:
+def gradient_step(
+    policy: ActorCriticPolicy, loss: th.Tensor, max_grad_norm: float, guard: UpdateGuard | None = None
+) -> th.Tensor | None:
     """
     Differentiate, clip the gradient and step.
 
     :param policy: policy with its optimizer
     :param loss: scalar
     :param max_grad_norm: largest global norm of the gradient
-    :return: norm before clipping
+    :param guard: decides whether the step is taken, None to take it
+    :return: norm before clipping; None when no step was taken
     """
     policy.optimizer.zero_grad()
     loss.backward()
-    grad_norm = th.nn.utils.clip_grad_norm_(policy.parameters(), max_grad_norm)
+    return clip_and_step(policy, list(policy.parameters()), loss, max_grad_norm, guard)
+
+
+def clip_and_step(
+    policy: ActorCriticPolicy,
+    parameters: list[th.nn.Parameter],
+    loss: th.Tensor,
+    max_grad_norm: float,
+    guard: UpdateGuard | None = None,
+) -> th.Tensor | None:
+    """
+    Clip the gradient that the parameters hold, and step.
+
+    :param policy: policy with its optimizer
+    :param parameters: those whose gradient is clipped
+    :param loss: what was differentiated, scalar
+    :param max_grad_norm: largest global norm of the gradient
+    :param guard: decides whether the step is taken, None to take it
+    :return: norm before clipping; None when no step was taken
+    """
+    # torch's clip_grad_norm_ in its two halves: clipping would spread a NaN over all gradients.
+    grad_norm = th.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    if guard is not None and not guard.lets_pass(loss, grad_norm):
+        return None
+    th.nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, grad_norm)
     policy.optimizer.step()
     return grad_norm
 
 
 def critic_step(
-    policy: ActorCriticPolicy, batch: Minibatch, coefs: Coefficients, options: LossOptions, max_grad_norm: float
+    policy: ActorCriticPolicy,
+    batch: Minibatch,
+    coefs: Coefficients,
+    options: LossOptions,
+    max_grad_norm: float,
+    guard: UpdateGuard | None = None,
 ) -> None:
     """
     A gradient step on the value loss alone, for the critic's own parameters: what the actor shares stays as it is, so
@@ -163,6 +196,23 @@ def critic_step(
     :param coefs: the numbers of this update
     :param options: the shape of the loss
     :param max_grad_norm: largest global norm of the gradient
+    :param guard: decides whether the step is taken, None to take it
+    """
+    parameters, loss = differentiate_critic(policy, batch, coefs, options)
+    clip_and_step(policy, parameters, loss, max_grad_norm, guard)
+
+
+def differentiate_critic(
+    policy: ActorCriticPolicy, batch: Minibatch, coefs: Coefficients, options: LossOptions
+) -> tuple[list[th.nn.Parameter], th.Tensor]:
+    """
+    Give the critic's own parameters the gradient of the value loss, and no other parameter one.
+
+    :param policy: policy with its optimizer
+    :param batch: the minibatch
+    :param coefs: the numbers of this update
+    :param options: the shape of the loss
+    :return: these parameters, and the loss
     """
     batch = without_invalid_rows(batch)
     values = policy.predict_values(batch.observations).flatten()
@@ -171,8 +221,7 @@ def critic_step(
     policy.optimizer.zero_grad()
     for parameter, gradient in zip(parameters, th.autograd.grad(loss, parameters), strict=True):
         parameter.grad = gradient
-    th.nn.utils.clip_grad_norm_(parameters, max_grad_norm)
-    policy.optimizer.step()
+    return parameters, loss
 
 
 class Snapshot:

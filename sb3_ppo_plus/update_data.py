@@ -79,8 +79,12 @@ class UpdateData:
             self.columns.reference_log_prob = self.probe.reference_log_prob
         self._recompute = AdvantageRecomputation(policy, buffer, last_obs, last_dones) if needs.recompute else None
         if needs.scope in ("batch", "env"):
-            flatten_rows(buffer)
-            self._set_advantages(unflat(buffer.advantages, buffer.buffer_size))
+            self._standardize()
+
+    def _standardize(self) -> None:
+        """Standardize the advantages of the rollout as the scope says."""
+        flatten_rows(self.buffer)
+        self._set_advantages(unflat(self.buffer.advantages, self.buffer.buffer_size))
 
     @cached_property
     def epoch_rows(self) -> EpochRows:

@@ -10,6 +10,7 @@ from stable_baselines3.common.utils import explained_variance
 
 from sb3_ppo_plus.buffers import RowsMixin, flat
 from sb3_ppo_plus.coefficients import value_of
+from sb3_ppo_plus.device.buffer import DeviceBuffer
 from sb3_ppo_plus.metrics import UpdateMetrics
 from sb3_ppo_plus.probe import Measurement
 from sb3_ppo_plus.types import Coefficients
@@ -48,14 +49,18 @@ def _log_like_sb3(model: PPOPlus, coefs: Coefficients, metrics: UpdateMetrics, s
     record("train/policy_gradient_loss", _mean(scalars["policy_loss"]))
     record("train/value_loss", _mean(scalars["value_loss"]))
     # SB3 starts its list anew with each epoch: this is the mean over the last one
-    record("train/approx_kl", np.mean(metrics.by_epoch("approx_kl")[-1]))
+    record("train/approx_kl", np.mean([values for values in metrics.by_epoch("approx_kl") if len(values)][-1]))
     record("train/clip_fraction", _mean(scalars["clip_fraction"]))
     # of the last minibatch, which an early stop skipped
     record("train/loss", float(scalars["loss"][-1]))
-    valid = slice(None) if buffer.valid.all() else flat(buffer.valid)
-    record(
-        "train/explained_variance", explained_variance(buffer.values.flatten()[valid], buffer.returns.flatten()[valid])
-    )
+    if model._rollouts is not None:
+        record("train/explained_variance", model._rollouts.explained_variance())
+    elif isinstance(buffer, DeviceBuffer):
+        record("train/explained_variance", buffer.explained_variance())
+    else:
+        valid = slice(None) if buffer.valid.all() else flat(buffer.valid)
+        explained = explained_variance(buffer.values.flatten()[valid], buffer.returns.flatten()[valid])
+        record("train/explained_variance", explained)
     if hasattr(model.policy, "log_std"):
         record("train/std", th.exp(model.policy.log_std).mean().item())
     # counts epochs, as in SB3; gradient steps are train/gradient_steps
@@ -99,7 +104,8 @@ def _log_diagnostics(model: PPOPlus, metrics: UpdateMetrics, scalars: dict[str, 
         record("train/ratio_min", extremes[0], exclude=_FILES_ONLY)
         record("train/ratio_max", extremes[1], exclude=_FILES_ONLY)
         for epoch, values in enumerate(metrics.by_epoch("approx_kl")):
-            record(f"train/approx_kl_epoch_{epoch}", _mean(values), exclude=_FILES_ONLY)
+            if len(values):
+                record(f"train/approx_kl_epoch_{epoch}", _mean(values), exclude=_FILES_ONLY)
 
 
 def _mean(values: np.ndarray) -> float:

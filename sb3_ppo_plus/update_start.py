@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sb3_ppo_plus import coefficients
 from sb3_ppo_plus.controllers import KLStop
+from sb3_ppo_plus.device.buffer import DeviceBuffer
+from sb3_ppo_plus.device.rows import DeviceData
+from sb3_ppo_plus.distributed.update_data import RankedData
 from sb3_ppo_plus.eager import UpdateRun
 from sb3_ppo_plus.metrics import UpdateMetrics
+from sb3_ppo_plus.nonfinite.guards import update_guard
 from sb3_ppo_plus.update_data import UpdateData
 
 if TYPE_CHECKING:
@@ -27,7 +33,12 @@ def start_update(model: PPOPlus) -> UpdateRun:
     coefs = coefficients.read_coefficients(model)
     with model.profile.section("measure"):
         last_step = (model._last_obs, model._last_episode_starts)
-        data = UpdateData(model.rollout_buffer, model.policy, model._reference, needs, *last_step)
+        make_data: Callable[..., UpdateData] = UpdateData
+        if model._ranks is not None:
+            make_data = partial(RankedData, model._ranks)
+        elif isinstance(model.rollout_buffer, DeviceBuffer):
+            make_data = DeviceData
+        data = make_data(model.rollout_buffer, model.policy, model._reference, needs, *last_step)
     rate = model._controllers.get("learning_rate")
     return UpdateRun(
         policy=model.policy,
@@ -42,4 +53,5 @@ def start_update(model: PPOPlus) -> UpdateRun:
         rate_moves=rate is not None and rate.every == "minibatch",
         move_rate=lambda: coefficients.move_learning_rate(model, "minibatch", metrics),
         profile=model.profile,
+        guard=update_guard(model),
     )

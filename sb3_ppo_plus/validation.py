@@ -15,9 +15,11 @@ from gymnasium import spaces
 
 from sb3_ppo_plus.advantages import SCOPES
 from sb3_ppo_plus.controllers import KLStop, make_controller
+from sb3_ppo_plus.device.options import read_options
 from sb3_ppo_plus.envs.hybrid import HybridSpace
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.losses import VF_LOSSES
+from sb3_ppo_plus.nonfinite import NAN_POLICIES
 from sb3_ppo_plus.schedules import check_schedule, is_constant, parse_schedule
 
 SUPPORTED_SPACES = (spaces.Box, spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)
@@ -37,6 +39,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
         _check_clip_range,
         _check_controllers,
         _check_reference,
+        _check_device,
     ):
         check(settings)
 
@@ -114,7 +117,8 @@ def _check_numbers(s: Mapping[str, Any]) -> None:
 
 
 def _check_choices(s: Mapping[str, Any]) -> None:
-    for name, valid in (("vf_loss", VF_LOSSES), ("kl_stop", KLStop.MODES), ("advantage_scope", SCOPES)):
+    choices = {"vf_loss": VF_LOSSES, "kl_stop": KLStop.MODES, "advantage_scope": SCOPES, "nan_policy": NAN_POLICIES}
+    for name, valid in choices.items():
         if s[name] not in valid:
             raise InvalidArgument(f"{name}={s[name]!r} is unknown; choose one of {', '.join(valid)}")
     if s["vf_loss"] == "max" and s["clip_range_vf"] is None:
@@ -211,6 +215,10 @@ def _check_reference(s: Mapping[str, Any]) -> None:
         raise InvalidArgument(f"reference_kl_coef={s['reference_kl_coef']!r} needs a reference_policy to stay near")
     if s["reference_policy"] is not None and not weighed:
         raise InvalidArgument("reference_policy has no weight; give reference_kl_coef, e.g. 0.1, or drop it")
+
+
+def _check_device(s: Mapping[str, Any]) -> None:
+    read_options(s.get("device_options"))
 
 
 def _whole(name: str, value: Any, low: int) -> None:

@@ -16,14 +16,22 @@ from sb3_ppo_plus.errors import InvalidArgument
 # name: (module with HELP, add_arguments(parser) and run(args) -> exit code, help in one line)
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("sb3_ppo_plus.cli.train", "train a model on any Gymnasium environment"),
+    "resume": ("sb3_ppo_plus.cli.resume", "go on with a run that was interrupted"),
     "eval": ("sb3_ppo_plus.cli.eval", "evaluate a trained model, record it, watch it"),
+    "enjoy": ("sb3_ppo_plus.cli.enjoy", "watch a trained model, yours or one of the gallery"),
     "export": ("sb3_ppo_plus.cli.export", "write a trained model as one ONNX file, with the proof"),
     "verify": ("sb3_ppo_plus.cli.verify", "prove that an ONNX file acts like its model"),
+    "benchmark": ("sb3_ppo_plus.cli.benchmark", "train a suite of tasks over seeds, and report on it"),
+    "tune": ("sb3_ppo_plus.cli.tune", "search hyperparameters, confirm the best on new seeds"),
     "unity": ("sb3_ppo_plus.cli.unity", "look into a Unity game; convert a configuration of mlagents-learn"),
+    "zoo": ("sb3_ppo_plus.cli.zoo", "run RL Baselines3 Zoo with ppo_plus in it"),
+    "doctor": ("sb3_ppo_plus.cli.doctor", "tell what is wrong with a run, a configuration or the installation"),
     "run": ("sb3_ppo_plus.cli.run", "play an ONNX file with onnxruntime alone"),
 }
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 0, 1, 2, 130
+# Of `ppo-plus tune`: no trial finished, or the study stopped itself; the winner does not beat the baselines.
+EXIT_NOTHING, EXIT_NOT_BETTER = 3, 4
 
 
 class Parser(argparse.ArgumentParser):
@@ -38,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     Run one command.
 
     :param argv: words after the program's name, None for those of this process
-    :return: exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted
+    :return: exit code: 0 done, 1 failed, 2 wrong input, 130 interrupted, 143 and 138 ended by SIGTERM and SIGUSR1;
+        3 and 4 are for `ppo-plus tune`
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in words
@@ -70,6 +79,10 @@ def _dispatch(words: list[str]) -> int:
     command = import_module(COMMANDS[name][0])
     parser = Parser(prog=f"ppo-plus {name}", description=command.HELP)
     command.add_arguments(parser)
+    if getattr(command, "PASSES_WORDS_ON", False):
+        _set_up_logging("--debug" in rest)
+        _find_modules_here()
+        return int(command.run_words(rest, parser))
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, and the debug log")
     try:
         args, unknown = parser.parse_known_args(rest)
@@ -117,7 +130,7 @@ def _find_modules_here() -> None:
 
 def _overview() -> argparse.ArgumentParser:
     """What ``ppo-plus --help`` prints; it imports no command."""
-    lines = "\n".join(f"  {name:<8} {text}" for name, (_, text) in COMMANDS.items())
+    lines = "\n".join(f"  {name:<9} {text}" for name, (_, text) in COMMANDS.items())
     return argparse.ArgumentParser(
         prog="ppo-plus",
         usage="ppo-plus COMMAND [...]",

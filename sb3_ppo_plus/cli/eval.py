@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sb3_ppo_plus.cli.which import add_env, add_which_model
+from sb3_ppo_plus.cli.which import add_env, add_trust, add_which_model
 
 if TYPE_CHECKING:
     from sb3_ppo_plus.runs.evaluate import Agent
@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     picture.add_argument("--render", action="store_true", help="show the episodes in a window, in real time")
     add_which_model(parser)
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
     if args.video:
         check_video_path(args.video)
     th.set_num_threads(1)  # batches of a few observations gain nothing from more
-    agent = load_agent(args.source, args.env, best=args.best)
+    agent = load_agent(args.source, args.env, best=args.best, trust=args.trust)
     if is_unity(agent.config.env) and (args.render or args.video):
         raise InvalidArgument(
             f"{agent.config.env} is a Unity game, which draws in its own window: leave out --render and --video, and "

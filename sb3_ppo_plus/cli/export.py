@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sb3_ppo_plus.cli.which import add_env, add_which_model
+from sb3_ppo_plus.cli.which import add_env, add_trust, add_which_model
 
 HELP = (
     "Write a trained model as one ONNX file, from the raw observation to the command, and prove that it acts like the "
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--metadata", type=Path, default=None, metavar="FILE", help="YAML mapping to put into the file")
     add("--episodes", type=int, default=20, metavar="N", help="episodes of the proof (20)")
     add_which_model(parser)
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     output = args.output or model_path(args.source, args.best).with_suffix(".onnx")
     opset = check_arguments(output, args.target, args.opset, args.stochastic, args.values)
     th.set_num_threads(1)
-    source = open_source(args.source, args.env, args.best)
+    source = open_source(args.source, args.env, args.best, args.trust)
     check_size(args.size, source, args.target, opset)
     report = export_source(
         source, output, args.target, args.opset, args.stochastic, args.values, metadata, args.episodes

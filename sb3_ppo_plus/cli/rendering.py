@@ -13,6 +13,8 @@ from sb3_ppo_plus.errors import InvalidArgument
 BACKENDS = ("egl", "osmesa")
 REMEDY = "MuJoCo cannot draw without a screen here; install EGL or OSMesa (Debian: apt install libegl1, or libosmesa6)"
 
+_SCREENS = ("DISPLAY", "WAYLAND_DISPLAY")
+
 _PROBE = """
 import mujoco
 model = mujoco.MjModel.from_xml_string("<mujoco><worldbody><light pos='0 0 3'/><geom size='.3'/></worldbody></mujoco>")
@@ -39,16 +41,22 @@ def choose_mujoco_renderer() -> str | None:
     return None if os.environ.get("DISPLAY") else REMEDY
 
 
+def has_screen() -> bool:
+    """
+    :return: whether a window can be opened, as far as the environment variables tell
+    """
+    return not sys.platform.startswith("linux") or any(os.environ.get(name) for name in _SCREENS)
+
+
 def choose_window() -> None:
     """
     Check that there is a screen, and let MuJoCo draw on it, whatever it was told to use for pictures in memory.
 
     :raises InvalidArgument: without a screen
     """
-    screens = ("DISPLAY", "WAYLAND_DISPLAY")
-    if sys.platform.startswith("linux") and not any(os.environ.get(name) for name in screens):
+    if not has_screen():
         raise InvalidArgument(
-            f"--render opens a window, and there is no screen here (neither {' nor '.join(screens)} is set); use "
+            f"--render opens a window, and there is no screen here (neither {' nor '.join(_SCREENS)} is set); use "
             "--video FILE, which needs none"
         )
     if os.environ.get("MUJOCO_GL"):

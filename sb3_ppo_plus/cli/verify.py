@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sb3_ppo_plus.cli.which import add_env, add_which_model
+from sb3_ppo_plus.cli.which import add_env, add_trust, add_which_model
 
 HELP = (
     "Prove that an ONNX file acts like the model it was made from: structure, random and recorded observations, and "
@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=int, default=3_000_000, metavar="N", help="seed of observations and episodes")
     add("--no-store", action="store_true", help="leave the file as it is; else the result goes into its metadata")
     add_which_model(parser)
+    add_trust(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
 
     load_onnx(args.file)
     th.set_num_threads(1)
-    source = open_source(args.model, args.env, args.best)
+    source = open_source(args.model, args.env, args.best, args.trust)
     found = verify_source(source, args.file, args.random, args.episodes, args.seed, store=not args.no_store)
     print(f"{args.file} beside {source.path}")
     print(found.text())

@@ -14,6 +14,14 @@ def add_which_model(parser: argparse.ArgumentParser) -> None:
     which.add_argument("--last", dest="best", action="store_false", help="the newest model")
 
 
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """
+    :param parser: parser of a command that opens models; gets ``trust``
+    """
+    text = "run the code that is in the files, as SB3 does; for files that you made, with classes of your own in them"
+    parser.add_argument("--trust", action="store_true", help=text)
+
+
 def add_env(parser: argparse.ArgumentParser) -> None:
     """
     :param parser: parser of a command; gets ``env``

@@ -220,6 +220,17 @@ class TensorVecEnv(VecEnv):
     def note_progress(self, progress: float) -> None:
         """:param progress: share of the training that is over, in [0, 1]; for environments that follow it"""
 
+    def start_late(self, shares: th.Tensor) -> None:
+        """
+        Move the clocks of the episodes under way, so that each is cut off earlier; their states stay as they are.
+
+        :param shares: share of the time limit that has passed, in [0, 1) [N]
+        :raises InvalidArgument: where there is no time limit
+        """
+        raise InvalidArgument(
+            f"{type(self).__name__} has no time limit whose clock could be moved; leave StaggeredStart away"
+        )
+
     def take_log(self) -> dict[str, float]:
         """:return: what is worth a line in the log since the last call, by name"""
         return {}

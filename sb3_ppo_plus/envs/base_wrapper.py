@@ -70,6 +70,10 @@ class TensorVecEnvWrapper(TensorVecEnv, VecEnvWrapper):
         """:param progress: share of the training that is over, in [0, 1]"""
         self.venv.note_progress(progress)
 
+    def start_late(self, shares: th.Tensor) -> None:
+        """:param shares: share of the time limit that has passed in each environment [N]"""
+        self.venv.start_late(shares)
+
     def take_log(self) -> dict[str, float]:
         """:return: what the environments would have logged"""
         return self.venv.take_log()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,12 +14,12 @@ from stable_baselines3.common.preprocessing import is_image_space
 from stable_baselines3.common.running_mean_std import RunningMeanStd
 from stable_baselines3.common.vec_env import VecEnv, VecNormalize
 
-from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.buffers import AWAITS_ACTION
 from sb3_ppo_plus.envs.arrays import map_observations, to_numpy
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.base_wrapper import TensorVecEnvWrapper
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.files.normalizer import read_normalizer, write_normalizer
 from sb3_ppo_plus.normalization import RunningMoments
 from sb3_ppo_plus.types import Observations, TensorStep
 
@@ -296,29 +295,25 @@ class TensorVecNormalize(TensorVecEnvWrapper, VecNormalize):  # type: ignore[mis
         """
         Write settings and statistics to a file that SB3's own ``VecNormalize.load`` opens, without this package.
 
-        The file is replaced in one step. It is a pickle, as SB3's is.
+        The file is replaced in one step. It is a pickle, as SB3's is, with its digest behind it.
 
         :param save_path: path of the file, usually ``*.pkl``
         """
-        atomic_write(save_path, pickle.dumps(self._as_sb3()))
+        write_normalizer(save_path, self._as_sb3())
 
     @staticmethod
-    def load(load_path: str | os.PathLike[str], venv: VecEnv) -> TensorVecNormalize:
+    def load(load_path: str | os.PathLike[str], venv: VecEnv, *, trust: bool = False) -> TensorVecNormalize:
         """
-        Open a file that :meth:`save` or SB3's ``VecNormalize.save`` wrote.
-
-        It is a pickle, which can run any code: open only files that you trust.
+        Open a file that :meth:`save` or SB3's ``VecNormalize.save`` wrote; nothing in it is run.
 
         :param load_path: path of the file
         :param venv: environments with a tensor face
+        :param trust: unpickle it as SB3 does, whatever code is in it
         :return: these environments, wrapped
-        :raises InvalidArgument: when the file holds something else, or statistics of other observations
+        :raises DamagedFile: when the file is not whole (``UntrustedFile``: asks for unknown classes)
+        :raises InvalidArgument: when it holds statistics of other observations
         """
-        with open(load_path, "rb") as file:
-            loaded = pickle.load(file)
-        if not isinstance(loaded, VecNormalize):
-            raise InvalidArgument(f"{os.fspath(load_path)!r} holds a {type(loaded).__name__} and no VecNormalize")
-        return TensorVecNormalize.from_vec_normalize(loaded, venv)
+        return TensorVecNormalize.from_vec_normalize(read_normalizer(load_path, trust), venv)
 
     @classmethod
     def from_vec_normalize(cls, vec_normalize: VecNormalize, venv: VecEnv) -> TensorVecNormalize:

@@ -28,10 +28,11 @@ class ObservationNoise:
         signal's spread is typical of encoders and gyroscopes. Larger makes a policy more careful, too large hides the
         state
     :param size: O, dimensions of an observation
+    :param device: where observations are
     :raises InvalidArgument: for a negative deviation, or another number of them than dimensions
     """
 
-    def __init__(self, std: float | Sequence[float], size: int) -> None:
+    def __init__(self, std: float | Sequence[float], size: int, device: th.device | str = "cpu") -> None:
         values: list[Any] = list(std) if isinstance(std, (list, tuple, np.ndarray)) else [std] * size
         if len(values) != size:
             raise InvalidArgument(
@@ -41,7 +42,7 @@ class ObservationNoise:
             )
         if not all(_is_number(value) and value >= 0 for value in values):
             raise InvalidArgument(f"observation_noise is {std!r}; give standard deviations of at least 0, such as 0.01")
-        self.std = th.tensor(values, dtype=th.float64)
+        self.std = th.tensor(values, dtype=th.float64, device=device)
 
     def __call__(self, observations: th.Tensor, generator: th.Generator) -> th.Tensor:
         """
@@ -50,7 +51,7 @@ class ObservationNoise:
         :return: noisy observations [N, O]
         """
         noise = th.randn(observations.shape, generator=generator, dtype=observations.dtype, device=observations.device)
-        return observations + noise * self.std.to(observations.device, observations.dtype)
+        return observations + noise * self.std.to(observations.dtype)
 
 
 class ActionDelay:
@@ -61,10 +62,11 @@ class ActionDelay:
         is typical of a control loop that computes while the robot moves; more needs policies that see past actions
     :param n_envs: N
     :param size: A, dimensions of an action
+    :param device: where actions are
     :raises InvalidArgument: for anything but whole numbers of at least 0, low first
     """
 
-    def __init__(self, delay: int | Sequence[int], n_envs: int, size: int) -> None:
+    def __init__(self, delay: int | Sequence[int], n_envs: int, size: int, device: th.device | str = "cpu") -> None:
         bounds: list[Any] = list(delay) if isinstance(delay, (list, tuple)) else [delay, delay]
         whole = all(isinstance(bound, Integral) and not isinstance(bound, bool) for bound in bounds)
         if len(bounds) != 2 or not whole or not 0 <= bounds[0] <= bounds[1]:
@@ -73,9 +75,9 @@ class ActionDelay:
                 "reset"
             )
         self.low, self.high = (int(bound) for bound in bounds)
-        self.delays = th.full((n_envs,), self.low)
-        self.history = th.zeros(self.high + 1, n_envs, size)
-        self._rows = th.arange(n_envs)
+        self.delays = th.full((n_envs,), self.low, device=device)
+        self.history = th.zeros(self.high + 1, n_envs, size, device=device)
+        self._rows = th.arange(n_envs, device=device)
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -90,7 +92,7 @@ class ActionDelay:
         :param mask: True where an episode begins [N]
         :param generator: source of the delays
         """
-        drawn = th.randint(self.low, self.high + 1, mask.shape, generator=generator)
+        drawn = th.randint(self.low, self.high + 1, mask.shape, generator=generator, device=mask.device)
         self.delays = th.where(mask, drawn, self.delays)
         self.history = th.where(mask[None, :, None], 0.0, self.history)
 
@@ -104,7 +106,8 @@ class ActionDelay:
         """
         :param state: what :meth:`state_dict` gave
         """
-        self.delays, self.history = state["delays"].clone(), state["history"].clone()
+        self.delays = state["delays"].to(self.delays.device, copy=True)
+        self.history = state["history"].to(self.delays.device, copy=True)
 
 
 class ActionFilter:
@@ -116,16 +119,17 @@ class ActionFilter:
     :param dt: time between commands, in seconds
     :param n_envs: N
     :param size: A, dimensions of an action
+    :param device: where actions are
     :raises InvalidArgument: for a frequency that is not positive
     """
 
-    def __init__(self, cutoff: float, dt: float, n_envs: int, size: int) -> None:
+    def __init__(self, cutoff: float, dt: float, n_envs: int, size: int, device: th.device | str = "cpu") -> None:
         if not _is_number(cutoff) or cutoff <= 0:
             raise InvalidArgument(
                 f"action_filter is {cutoff!r}; give a cutoff frequency in Hz such as 5.0, or None for none"
             )
         self.gain = 1.0 - math.exp(-2.0 * math.pi * float(cutoff) * dt)
-        self.output = th.zeros(n_envs, size)
+        self.output = th.zeros(n_envs, size, device=device)
 
     def __call__(self, actions: th.Tensor) -> th.Tensor:
         """
@@ -151,7 +155,7 @@ class ActionFilter:
         """
         :param state: what :meth:`state_dict` gave
         """
-        self.output = state["output"].clone()
+        self.output = state["output"].to(self.output.device, copy=True)
 
 
 class Signals:
@@ -165,6 +169,7 @@ class Signals:
     :param observation_noise: see :class:`ObservationNoise`; 0 for none
     :param action_delay: see :class:`ActionDelay`; 0 for none
     :param action_filter: see :class:`ActionFilter`; None for none
+    :param device: where actions and observations are
     """
 
     def __init__(
@@ -176,17 +181,18 @@ class Signals:
         observation_noise: float | Sequence[float] = 0.0,
         action_delay: int | Sequence[int] = 0,
         action_filter: float | None = None,
+        device: th.device | str = "cpu",
     ) -> None:
         # One generator for all: noise is drawn at every step, and a generator per environment would cost a Python loop.
-        self.generator = th.Generator()
+        self.generator = th.Generator(device)
         self.generator.seed()  # every generator of torch begins alike
-        noise = ObservationNoise(observation_noise, observation_size)
-        delay = ActionDelay(action_delay, n_envs, action_size)
+        noise = ObservationNoise(observation_noise, observation_size, device)
+        delay = ActionDelay(action_delay, n_envs, action_size, device)
         self.noise = noise if bool(noise.std.any()) else None
         self.delay = delay if delay.high > 0 else None
         #: whether commands are changed at all
         self.acts = self.delay is not None or action_filter is not None
-        self.filter = None if action_filter is None else ActionFilter(action_filter, dt, n_envs, action_size)
+        self.filter = None if action_filter is None else ActionFilter(action_filter, dt, n_envs, action_size, device)
 
     def seed(self, seed: int | None) -> None:
         """

@@ -16,6 +16,7 @@ from sb3_ppo_plus.atomic import atomic_path
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.graph import PolicyGraph, Wanted, check_policy
 from sb3_ppo_plus.export.metadata import SPEC, VERIFICATION, put_metadata, require, to_json
+from sb3_ppo_plus.export.sealing import sealed
 from sb3_ppo_plus.export.spec import Origin, build_spec
 from sb3_ppo_plus.export.stages import Stage, normalize_stage, read_wrappers
 from sb3_ppo_plus.export.verify import Verification, verify_onnx
@@ -112,14 +113,14 @@ def export_onnx(
     put_metadata(onnx_model, {SPEC: to_json(spec.spec), **spec.flat})
     # The file is proven where it will lie, under another name, and takes its own only then.
     with atomic_path(path) as temporary:
-        temporary.write_bytes(onnx_model.SerializeToString())
+        temporary.write_bytes(sealed(onnx_model.SerializeToString()))
         proof = verify_onnx(temporary, model, wrapped, make_env, normalizer, n_random, n_episodes)
         if not proof.passed:
             raise InvalidArgument(
                 f"{path} was not written, because it would not act as the model does: {'; '.join(proof.failures)}"
             )
         put_metadata(onnx_model, {VERIFICATION: to_json(proof.summary())})
-        temporary.write_bytes(onnx_model.SerializeToString())
+        temporary.write_bytes(sealed(onnx_model.SerializeToString()))
         size = temporary.stat().st_size
     inputs, outputs = ([value.name for value in part] for part in (onnx_model.graph.input, onnx_model.graph.output))
     return ExportReport(path, size, opset, inputs, outputs, proof)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from sb3_ppo_plus.envs.episodes import FirstEpisodes, agents_come_and_go
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.export.heads import takes_masks
-from sb3_ppo_plus.export.reference import FilePolicy, Reference
+from sb3_ppo_plus.export.reference import FilePolicy, Reference, RoundedObservations
 from sb3_ppo_plus.export.runner import OnnxPolicy
 
 # Episodes that step together.
@@ -34,13 +34,17 @@ class ClosedLoop:
     What playing the environment showed.
 
     :param n_recorded: number of observations that the environment gave while the model played
-    :param recorded_difference: largest difference of an action on them, over max(1, its magnitude)
+    :param recorded_difference: largest difference of an action on them, over max(1, its magnitude), beyond what
+        ``recorded_rounding`` explains
+    :param recorded_rounding: how far the model's own actions move when its observations are rounded to float32, which
+        is what a file takes; large where the deviation that a normalizer divides by is small against the number itself
     :param model_returns: return of each episode of the model
     :param file_returns: return of each episode of the file, from the same seeds
     """
 
     n_recorded: int
     recorded_difference: float
+    recorded_rounding: float
     model_returns: list[float]
     file_returns: list[float]
 
@@ -66,6 +70,7 @@ class ClosedLoop:
         return {
             "recorded_observations": self.n_recorded,
             "recorded_max_difference": self.recorded_difference,
+            "recorded_float32_rounding": self.recorded_rounding,
             "episodes": len(self.model_returns),
             "model_return_ci95": list(interval(self.model_returns)),
             "file_return_ci95": list(interval(self.file_returns)),
@@ -75,8 +80,9 @@ class ClosedLoop:
         """
         :return: lines to print
         """
+        rounding = f" (rounding them to float32 {self.recorded_rounding:.1e})" if self.recorded_rounding else ""
         return [
-            f"  recorded observations {self.n_recorded:,}, largest difference {self.recorded_difference:.1e}",
+            f"  recorded observations {self.n_recorded:,}, largest difference {self.recorded_difference:.1e}{rounding}",
             f"  return of the model   {describe(self.model_returns)}",
             f"  return of the file    {describe(self.file_returns)}",
         ]
@@ -105,7 +111,12 @@ def describe(returns: list[float]) -> str:
 
 
 def compare_in_env(
-    model: BaseAlgorithm, path: Path, make_env: Callable[[int, int], VecEnv], n_episodes: int, seed: int
+    model: BaseAlgorithm,
+    path: Path,
+    make_env: Callable[[int, int], VecEnv],
+    n_episodes: int,
+    seed: int,
+    wrappers: Sequence[Any] = (),
 ) -> ClosedLoop:
     """
     Play episodes with the model, comparing the file on every observation, then with the file alone.
@@ -115,15 +126,19 @@ def compare_in_env(
     :param make_env: from a number of environments and a seed to wrapped environments
     :param n_episodes: episodes of each
     :param seed: seed of the environments
+    :param wrappers: those of the environments, innermost first, to tell what rounding observations does
     :return: what was found
     """
-    masked, file, gaps = takes_masks(model), FilePolicy(OnnxPolicy(path)), []
+    masked, file, gaps, roundings = takes_masks(model), FilePolicy(OnnxPolicy(path)), [], [0.0]
     # The environment's own wrappers are at work, so nothing is left to transform.
-    reference = Reference(model, [])
+    reference, rounded = Reference(model, []), RoundedObservations(model, wrappers)
 
     def as_model(raw: Any, seen: Any, begins: np.ndarray, masks: np.ndarray | None) -> np.ndarray:
         actions = reference.predict(seen, begins, masks)
-        gaps.append(reference.gap(file.step(raw, begins, masks)))
+        given = file.step(raw, begins, masks)
+        rounding, gap = rounded.measure(raw, begins, masks, given)
+        roundings.append(rounding)
+        gaps.append(max(gap, reference.gap(given) - rounding))
         return actions
 
     alone = FilePolicy(OnnxPolicy(path))
@@ -131,7 +146,7 @@ def compare_in_env(
     file_returns, _ = play(
         make_env, n_episodes, seed, lambda raw, _, begins, masks: alone.step(raw, begins, masks), masked
     )
-    return ClosedLoop(n_recorded, max(gaps), model_returns, file_returns)
+    return ClosedLoop(n_recorded, max(gaps), max(roundings), model_returns, file_returns)
 
 
 def play(

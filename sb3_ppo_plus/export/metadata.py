@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from sb3_ppo_plus.atomic import atomic_path
-from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.errors import DamagedFile, InvalidArgument
+from sb3_ppo_plus.export.sealing import DIGEST, read_onnx, sealed
 
 SPEC = "sb3_ppo_plus.spec"
 VERIFICATION = "sb3_ppo_plus.verification"
@@ -37,17 +38,19 @@ def load_onnx(path: Path) -> Any:
     """
     :param path: ONNX file
     :return: ``onnx.ModelProto``
-    :raises InvalidArgument: when there is no such file, or when it is no ONNX model
+    :raises InvalidArgument: when there is no such file
+    :raises DamagedFile: when it is no ONNX model, has changed, or refers to other files
     """
     onnx = require("onnx")
-    if not path.is_file():
-        raise InvalidArgument(f"there is no file {path}; give an ONNX file, which `ppo-plus export` writes")
+    content = read_onnx(path)
     try:
-        model = onnx.load(str(path), load_external_data=False)
+        model = onnx.load_model_from_string(content)
         if not model.graph.output:
             raise ValueError("it has no output")
     except Exception as error:  # protobuf's own class, whichever implementation is there
-        raise InvalidArgument(f"{path} is no ONNX model: {' '.join(str(error).split())[:200]}") from error
+        raise DamagedFile(path, "", f"it is no ONNX model: {' '.join(str(error).split())[:200]}") from error
+    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+        raise DamagedFile(path, "", "it refers to numbers in another file; save it in one piece")
     return model
 
 
@@ -64,7 +67,7 @@ def read_metadata(model: Any) -> dict[str, str]:
     :param model: ``onnx.ModelProto``
     :return: its metadata, key to text
     """
-    return {entry.key: entry.value for entry in model.metadata_props}
+    return {entry.key: entry.value for entry in model.metadata_props if entry.key != DIGEST}
 
 
 def read_json(metadata: dict[str, str], key: str) -> dict[str, Any]:
@@ -123,13 +126,14 @@ def put_metadata(model: Any, entries: dict[str, str]) -> None:
 
 def save_onnx(model: Any, path: Path) -> None:
     """
-    Write one file, whole or not at all.
+    Write one file, whole or not at all, with a digest of what is in it.
 
     :param model: ``onnx.ModelProto``
     :param path: its path
     """
+    put_metadata(model, {})  # without the digest of the file that it may come from
     with atomic_path(path) as temporary:
-        temporary.write_bytes(model.SerializeToString())
+        temporary.write_bytes(sealed(model.SerializeToString()))
 
 
 def store_verification(path: Path, summary: dict[str, Any]) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.errors import DamagedFile, InvalidArgument
 from sb3_ppo_plus.export.metadata import SPEC, read_json
+from sb3_ppo_plus.export.sealing import DIGEST, read_onnx
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -74,7 +75,8 @@ class OnnxPolicy:
     :param seed: seed of drawn actions, None for a different one each time; onnxruntime keeps one for the whole process
     :param providers: execution providers of onnxruntime, such as ``["CUDAExecutionProvider"]``
     :raises ImportError: when onnxruntime is not installed
-    :raises InvalidArgument: when there is no such file, when it is no ONNX model, or when it has no actions
+    :raises DamagedFile: when it is no ONNX model, has changed since it was written, or refers to other files
+    :raises InvalidArgument: when there is no such file, or when it has no actions
     """
 
     def __init__(
@@ -89,8 +91,7 @@ class OnnxPolicy:
         except ImportError as missing:
             raise ImportError("OnnxPolicy needs onnxruntime: pip install onnxruntime") from missing
         self.path = Path(path)
-        if not self.path.is_file():
-            raise InvalidArgument(f"there is no file {self.path}; give an ONNX file, which `ppo-plus export` writes")
+        content = read_onnx(self.path)
         if threads < 1:
             raise InvalidArgument(f"threads={threads} must be at least 1")
         if seed is not None:
@@ -99,13 +100,12 @@ class OnnxPolicy:
         options.intra_op_num_threads = options.inter_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            self.session = ort.InferenceSession(
-                str(self.path), options, providers=providers or ["CPUExecutionProvider"]
-            )
+            self.session = ort.InferenceSession(content, options, providers=providers or ["CPUExecutionProvider"])
+            self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
         except Exception as error:  # onnxruntime has a class of its own for each kind of failure
             reason = " ".join(str(error).split())[:300]
-            raise InvalidArgument(f"onnxruntime cannot open {self.path}: {reason}") from error
-        self.metadata: dict[str, str] = dict(self.session.get_modelmeta().custom_metadata_map)
+            raise DamagedFile(self.path, "", f"onnxruntime cannot open it: {reason}") from error
+        self.metadata.pop(DIGEST, None)
         self.spec: dict[str, Any] = read_json(self.metadata, SPEC)
         told = {entry["name"]: entry for entry in self.spec.get("inputs", [])}
         inputs = [_read_input(node, told.get(node.name, {})) for node in self.session.get_inputs()]

@@ -157,7 +157,7 @@ def verify_onnx(
         if probe is not None:
             probe.close()
     if make_env is not None:
-        found.loop = compare_in_env(model, path, make_env, n_episodes, seed)
+        found.loop = compare_in_env(model, path, make_env, n_episodes, seed, reference.wrappers)
     return found
 
 

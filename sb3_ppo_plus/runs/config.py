@@ -19,7 +19,7 @@ from sb3_ppo_plus.runs.values import parse_mapping, require_number
 
 # Written for the reader of config.yml, and skipped when it is loaded.
 NOTES = ("versions", "command")
-VEC_ENVS = ("auto", "native", "dummy", "subproc", "unity")
+VEC_ENVS = ("auto", "native", "torch", "dummy", "subproc", "unity")
 _PACKAGES = ("stable-baselines3", "sb3-contrib", "torch", "gymnasium", "numpy", "mujoco")
 
 
@@ -34,9 +34,9 @@ class RunConfig:
     :param n_timesteps: environment steps in total; more is slower and usually better
     :param n_envs: environments stepped together; more is faster per step and makes each rollout larger. Of a Unity
         game its copies, each with all of its agents
-    :param vec_env: how the environments step: ``native`` (MujocoVecEnv, for MuJoCo tasks), ``dummy`` (one process, best
-        for other fast environments), ``subproc`` (one process each, for slow ones), or ``auto`` (native where it can
-        be, else dummy)
+    :param vec_env: how the environments step: ``native`` (MujocoVecEnv, for MuJoCo tasks), ``torch`` (TorchVecEnv,
+        for classic control), ``dummy`` (one process, best for other fast environments), ``subproc`` (one process each,
+        for slow ones), or ``auto`` (native where it can be, else dummy)
     :param policy: policy name, or None to choose by the observation space
     :param normalize: False, or the arguments of VecNormalize; ``"auto"`` normalizes when observations are vectors
     :param env_kwargs: arguments of the environment; for a native one also options of MujocoVecEnv (``randomization``)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import wait
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -25,12 +26,15 @@ from stable_baselines3.common.vec_env import (
 
 from sb3_ppo_plus.envs.base import TensorVecEnv
 from sb3_ppo_plus.envs.normalize import TensorVecNormalize
+from sb3_ppo_plus.envs.processes import ProcessVecEnv
 from sb3_ppo_plus.envs.wrappers import TensorVecFrameStack
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.files.normalizer import read_normalizer
 from sb3_ppo_plus.plain_policy import has_image
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.ids import check_env_id, is_unity, uses_mujoco
-from sb3_ppo_plus.runs.native import choose_vec_env, make_native
+from sb3_ppo_plus.runs.named import import_named
+from sb3_ppo_plus.runs.native import choose_vec_env, gymnasium_kwargs, make_native, make_torch, on_the_processor
 from sb3_ppo_plus.runs.unity import evaluation_kwargs, make_unity
 
 logger = logging.getLogger(__name__)
@@ -101,6 +105,8 @@ def probe_spaces(config: RunConfig) -> tuple[spaces.Space, spaces.Space]:
         if kind == "native":
             # Two, because one would hide a task that forgets its first dimension.
             env: gym.Env | VecEnv = make_native(config, 2, 0, config.env_kwargs)
+        elif kind == "torch":
+            env = make_torch(config, 2, 0, config.env_kwargs)
         else:
             wrapper = wrapper_function("env_wrapper", config.env_wrapper)
             env = EnvMaker(config.env)(**config.env_kwargs)
@@ -154,7 +160,12 @@ def make_env(
         if not in_workers and robots.randomizer is not None:
             # Evaluations do not begin where training began: they all see what training ends with.
             robots.randomizer.finish_schedules()
+    elif kind == "torch" and "render_mode" not in env_kwargs:
+        env = make_torch(config, n_envs, seed, env_kwargs)
     else:
+        if kind == "torch":
+            # Gymnasium draws what torch steps: the same task.
+            env_kwargs = gymnasium_kwargs(env_kwargs)
         in_workers = in_workers and kind == "subproc"
         env = make_vec_env(
             EnvMaker(config.env, in_worker=in_workers),
@@ -162,10 +173,15 @@ def make_env(
             seed=seed,
             wrapper_class=wrapper_function("env_wrapper", config.env_wrapper),
             env_kwargs=env_kwargs,
-            vec_env_cls=Workers if in_workers else DummyVecEnv,
+            vec_env_cls=_process_class() if in_workers else DummyVecEnv,
         )
     outer = wrapper_function("vec_env_wrapper", config.vec_env_wrapper)
     return env if outer is None else outer(env)
+
+
+def _process_class() -> Any:
+    """Worker processes that are replaced when they are lost, where the system can tell; else SB3's."""
+    return ProcessVecEnv if hasattr(os, "killpg") else Workers
 
 
 def normalizer_class(env: VecEnv) -> type[VecNormalize]:
@@ -174,6 +190,25 @@ def normalizer_class(env: VecEnv) -> type[VecNormalize]:
     :return: SB3's VecNormalize, or its twin that keeps a tensor face
     """
     return TensorVecNormalize if isinstance(env, TensorVecEnv) else VecNormalize
+
+
+def open_normalizer(path: Path, env: VecEnv, trust: bool = False) -> VecNormalize:
+    """
+    :param path: file of a VecNormalize
+    :param env: environments to normalize
+    :param trust: unpickle the file, whatever code is in it
+    :return: these environments with the statistics of the file
+    :raises DamagedFile: when the file is not whole (``UntrustedFile``: asks for unknown classes)
+    :raises InvalidArgument: when the statistics are of other observations
+    """
+    saved = read_normalizer(path, trust)
+    if isinstance(env, TensorVecEnv):
+        return TensorVecNormalize.from_vec_normalize(saved, env)
+    try:
+        saved.set_venv(env)
+    except (AssertionError, AttributeError) as error:
+        raise InvalidArgument(f"{path} has statistics of other observations: {error}") from error
+    return saved
 
 
 def finish_env(env: VecEnv, config: RunConfig) -> VecEnv:
@@ -225,6 +260,8 @@ def make_eval_env(config: RunConfig, n_envs: int, seed: int) -> VecEnv:
     kwargs = config.env_kwargs
     if is_unity(config.env):
         n_envs, kwargs = 1, evaluation_kwargs(kwargs)  # one copy of the game has many agents
+    elif choose_vec_env(config) == "native":
+        kwargs = on_the_processor(kwargs)
     env = make_env(config, n_envs, seed, kwargs)
     if isinstance(config.normalize, dict):
         env = normalizer_class(env)(env, **{**config.normalize, "training": False, "norm_reward": False})
@@ -264,15 +301,8 @@ def wrapper_function(name: str, wrappers: Any) -> Callable[[Any], Any] | None:
 def _wrapper(name: str, entry: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
     """Import one wrapper."""
     path, kwargs = next(iter(entry.items())) if isinstance(entry, dict) and len(entry) == 1 else (entry, {})
-    module, dot, attribute = str(path).rpartition(".")
-    try:
-        if not dot:
-            raise ImportError("not of the form package.module.Class")
-        return getattr(importlib.import_module(module), attribute), dict(kwargs or {})
-    except (ImportError, AttributeError) as missing:
-        raise InvalidArgument(
-            f"{name}: {path!r} cannot be imported ({missing}); give an import path such as gymnasium.wrappers.TimeLimit"
-        ) from missing
+    base: type = VecEnv if name.startswith("vec_env") else gym.Wrapper
+    return import_named(name, path, base, functions=True), dict(kwargs or {})
 
 
 def _needs_transpose(space: spaces.Space) -> bool:

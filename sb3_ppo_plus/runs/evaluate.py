@@ -11,9 +11,9 @@ from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.utils import set_random_seed
 from stable_baselines3.common.vec_env import VecEnv
 
-from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.errors import DamagedFile, InvalidArgument
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
-from sb3_ppo_plus.runs.envs import finish_env, make_env, normalizer_class, probe_spaces
+from sb3_ppo_plus.runs.envs import finish_env, make_env, open_normalizer, probe_spaces
 from sb3_ppo_plus.runs.episodes import run_episodes
 from sb3_ppo_plus.runs.folder import RunFolder
 from sb3_ppo_plus.runs.ids import is_unity
@@ -21,6 +21,7 @@ from sb3_ppo_plus.runs.models import load_model
 from sb3_ppo_plus.runs.native import choose_vec_env
 from sb3_ppo_plus.runs.unity import evaluation_kwargs
 from sb3_ppo_plus.runs.values import read_yaml
+from sb3_ppo_plus.runs.zoo_folder import read_zoo_config, zoo_environment
 
 # Episodes that step together.
 _ENVS = 20
@@ -34,13 +35,15 @@ class Agent:
     :param model: the model, without an environment
     :param path: its zip
     :param config: environment and wrappers
-    :param normalizer: pickled VecNormalize, None when observations are used as they are
+    :param normalizer: file of a VecNormalize, None when observations are used as they are
+    :param trust: whether what is in the files may be run
     """
 
     model: BaseAlgorithm
     path: Path
     config: RunConfig
     normalizer: Path | None
+    trust: bool = False
 
     def make_env(self, n_envs: int, seed: int, env_kwargs: dict[str, object] | None = None) -> VecEnv:
         """
@@ -54,8 +57,8 @@ class Agent:
             n_envs, kwargs = 1, evaluation_kwargs(kwargs)  # one copy of the game has many agents
         env = make_env(self.config, n_envs, seed, kwargs)
         if self.normalizer is not None:
-            env = normalizer_class(env).load(str(self.normalizer), env)
-            env.training = env.norm_reward = False
+            env = normalized = open_normalizer(self.normalizer, env, self.trust)
+            normalized.training = normalized.norm_reward = False
         return finish_env(env, self.config)
 
 
@@ -72,7 +75,9 @@ class Evaluation:
     lengths: list[int]
 
 
-def load_agent(source: Path, env_id: str | None = None, best: bool = True, device: str = "cpu") -> Agent:
+def load_agent(
+    source: Path, env_id: str | None = None, best: bool = True, device: str = "cpu", trust: bool = False
+) -> Agent:
     """
     Load a model and find out what belongs to it.
 
@@ -80,12 +85,16 @@ def load_agent(source: Path, env_id: str | None = None, best: bool = True, devic
     :param env_id: environment, needed when it cannot be known from a config.yml beside the zip
     :param best: which model of a run folder; falls back to the other one while there is only one
     :param device: torch device to act on
+    :param trust: whether what is in the files may be run, see :func:`~sb3_ppo_plus.runs.models.load_model`
     :return: the agent
     :raises InvalidArgument: when something is missing or does not fit
     """
     path = model_path(source, best)
     folder = RunFolder(path.parent)
     config = config_from_mapping(read_yaml(folder.config)) if folder.config.is_file() else None
+    zoo = zoo_environment(path.parent) if config is None else None
+    if zoo is not None:
+        config = read_zoo_config(path.parent)
     if config is None and env_id is None:
         raise InvalidArgument(f"{path} does not say which environment it is for (no config.yml beside it); give --env")
     if config is None or (env_id is not None and env_id != config.env):
@@ -93,7 +102,10 @@ def load_agent(source: Path, env_id: str | None = None, best: bool = True, devic
         config = replace(config or RunConfig(""), env=str(env_id), env_kwargs={}, vec_env="auto")
     config = replace(config, vec_env=choose_vec_env(config))
     normalizer = folder.normalizer(best=path.name == folder.model(best=True).name)
-    agent = Agent(load_model(path, device), path, config, normalizer if normalizer.is_file() else None)
+    if zoo is not None:
+        normalizer = zoo / "vecnormalize.pkl"
+    model = load_model(path, device, trust)
+    agent = Agent(model, path, config, normalizer if normalizer.is_file() else None, trust)
     check_fits(agent)
     return agent
 
@@ -127,6 +139,8 @@ def check_fits(agent: Agent) -> None:
         probe_spaces(agent.config)
     try:
         env = agent.make_env(1, seed=0)
+    except DamagedFile:
+        raise
     except (ValueError, AssertionError, AttributeError, EOFError, pickle.UnpicklingError) as refused:
         raise InvalidArgument(f"{agent.normalizer} does not fit {agent.config.env}: {refused}") from refused
     mine, theirs = agent.model.observation_space, env.observation_space
@@ -160,7 +174,9 @@ def model_path(source: Path, best: bool = True) -> Path:
     if source.is_file():
         return source
     if source.is_dir():
-        for candidate in (RunFolder(source).model(best), RunFolder(source).model(not best)):
+        zoo = zoo_environment(source)
+        final = [] if zoo is None else [source / f"{zoo.name}.zip"]
+        for candidate in (*final, RunFolder(source).model(best), RunFolder(source).model(not best)):
             if candidate.is_file():
                 return candidate
         raise InvalidArgument(f"{source} holds no best_model.zip and no model.zip; give a run folder or a zip")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from sb3_ppo_plus.export.metadata import store_verification
 from sb3_ppo_plus.export.spec import Origin
 from sb3_ppo_plus.export.variants import VariantReport, check_variant, write_variant
 from sb3_ppo_plus.export.verify import Verification, verify_onnx
+from sb3_ppo_plus.files.normalizer import read_normalizer
 from sb3_ppo_plus.runs.config import config_from_mapping
 from sb3_ppo_plus.runs.evaluate import Agent, load_agent, model_path
 from sb3_ppo_plus.runs.folder import RunFolder
@@ -68,21 +68,23 @@ class Source:
         )
 
 
-def open_source(source: Path, env_id: str | None = None, best: bool = True) -> Source:
+def open_source(source: Path, env_id: str | None = None, best: bool = True, trust: bool = False) -> Source:
     """
     :param source: run folder or zip
     :param env_id: environment, None for that of a config.yml beside the zip, or none
     :param best: which model of a run folder
+    :param trust: whether what is in the files may be run, see :func:`~sb3_ppo_plus.runs.models.load_model`
     :return: the model with what belongs to it
     :raises InvalidArgument: when something is missing or does not fit
     """
     path = model_path(source, best)
     folder = RunFolder(path.parent)
     if env_id is not None or folder.config.is_file():
-        agent = load_agent(path, env_id, best)
+        agent = load_agent(path, env_id, best, trust=trust)
         return Source(path, agent.model, agent, None)
     statistics = folder.normalizer(best=path.name == folder.model(best=True).name)
-    return Source(path, load_model(path), None, _load_statistics(statistics) if statistics.is_file() else None)
+    normalizer = read_normalizer(statistics, trust) if statistics.is_file() else None
+    return Source(path, load_model(path, trust=trust), None, normalizer)
 
 
 @contextmanager
@@ -201,15 +203,3 @@ def _evaluated(folder: RunFolder, best: bool) -> float | None:
     with np.load(folder.evaluations) as evaluations:
         means = evaluations["results"].mean(axis=1)
     return float(means.max() if best else means[-1]) if len(means) else None
-
-
-def _load_statistics(path: Path) -> VecNormalize:
-    """Statistics without their environment; a pickle, as everything that SB3 saves."""
-    try:
-        with path.open("rb") as file:
-            loaded = pickle.load(file)
-    except (pickle.UnpicklingError, EOFError, AttributeError, ImportError) as error:
-        raise InvalidArgument(f"{path} cannot be read: {error}") from error
-    if not isinstance(loaded, VecNormalize):
-        raise InvalidArgument(f"{path} holds a {type(loaded).__name__} and no VecNormalize")
-    return loaded

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sb3_ppo_plus.atomic import atomic_path
+from sb3_ppo_plus.atomic import atomic_path, locked_folder
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs.unity import game_name
 
@@ -50,6 +52,28 @@ class RunFolder:
         """Where the time went; the file exists only for runs that were asked to tell."""
         return self.path / "profile.txt"
 
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints from which the run can go on."""
+        return self.path / "checkpoints"
+
+    @property
+    def launch(self) -> Path:
+        """Who started the ranks of the run; the file exists only where there are several."""
+        return self.path / "launch.json"
+
+    @contextmanager
+    def claimed(self) -> Iterator[None]:
+        """
+        Keep other processes from training in this folder, as long as this one lives.
+
+        :raises InvalidArgument: when one does
+        """
+        with locked_folder(self.path) as mine:
+            if not mine:
+                raise InvalidArgument(f"another process is training in {self.path}; wait for it, or end it")
+            yield
+
     def model(self, best: bool) -> Path:
         """
         :param best: the model with the best evaluation, else the newest one
@@ -73,8 +97,15 @@ class RunFolder:
         """
         normalizer = model.get_vec_normalize_env()
         if normalizer is not None:
-            with atomic_path(self.normalizer(best)) as temporary:
-                normalizer.save(str(temporary))
+            from stable_baselines3.common.vec_env import VecNormalize
+
+            from sb3_ppo_plus.files.normalizer import write_normalizer
+
+            if type(normalizer) is VecNormalize:
+                write_normalizer(self.normalizer(best), normalizer)
+            else:
+                with atomic_path(self.normalizer(best)) as temporary:
+                    normalizer.save(str(temporary))
         with atomic_path(self.model(best)) as temporary:
             model.save(temporary)
 

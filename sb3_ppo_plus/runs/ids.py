@@ -27,6 +27,16 @@ def is_unity(env_id: str) -> bool:
     return env_id.startswith(UNITY_PREFIX)
 
 
+def is_atari(env_id: str) -> bool:
+    """
+    :param env_id: environment id
+    :return: whether it is an Atari game, as far as its module or its entry point tell (the rule of RL Baselines3 Zoo)
+    """
+    module, _, name = env_id.rpartition(":")
+    spec = gym.registry.get(name)
+    return module == "ale_py" or (spec is not None and "AtariEnv" in str(spec.entry_point))
+
+
 def check_env_id(env_id: str) -> None:
     """
     Check that there is such an environment.

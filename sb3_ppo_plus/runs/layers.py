@@ -9,11 +9,11 @@ from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.resources import resource_path
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping, known_keys
 from sb3_ppo_plus.runs.hyperparameters import plain_policy_kwargs
-from sb3_ppo_plus.runs.ids import is_unity
+from sb3_ppo_plus.runs.ids import is_atari, is_unity
 from sb3_ppo_plus.runs.naming import did_you_mean
 from sb3_ppo_plus.runs.values import apply_setting, parse_settings, read_yaml
 
-DEFAULT_BLOCK = "default"
+ATARI_BLOCK, DEFAULT_BLOCK = "atari", "default"
 
 
 def assemble(
@@ -40,7 +40,7 @@ def assemble(
     if not isinstance(env, str) or not env:
         raise InvalidArgument(f"env is {env!r}; name the environment with --env, for example --env Pendulum-v1")
     # A run's own config.yml is complete: nothing of the zoo may shine through, or the run would not repeat.
-    values = {} if "versions" in from_file else _zoo_block(env, zoo_file)
+    values = {} if "versions" in from_file else zoo_block(env, zoo_file)
     if is_unity(env):
         # Copies of the game, each with many agents; nobody wants eight windows unasked.
         values |= {"n_envs": 1}
@@ -53,10 +53,18 @@ def assemble(
     return config_from_mapping(values)
 
 
-def _zoo_block(env: str, zoo_file: Path | None) -> dict[str, Any]:
-    """The tuned block of an environment, or the default block."""
+def zoo_block(env: str, zoo_file: Path | None = None) -> dict[str, Any]:
+    """
+    Give what a run starts from when it is told nothing.
+
+    :param env: environment id
+    :param zoo_file: tuned blocks, None for the package's own
+    :return: the tuned block of the environment, or the one for all Atari games, or the default block
+    """
     blocks = read_yaml(zoo_file or resource_path("zoo_configs", "ppo_plus.yml"))
     block = blocks.get(env, blocks.get(env.rpartition(":")[2]))
+    if block is None and is_atari(env):
+        block = blocks.get(ATARI_BLOCK)
     if block is not None:
         return dict(block)
     default = dict(blocks.get(DEFAULT_BLOCK, {}))

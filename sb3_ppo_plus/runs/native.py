@@ -7,7 +7,10 @@ import logging
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
+from sb3_ppo_plus.distributed import current_ranks
+from sb3_ppo_plus.envs.classic.vec_env import TORCH_TASKS, TorchVecEnv
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.machine import processors
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.ids import find_task, is_unity
 from sb3_ppo_plus.runs.naming import did_you_mean
@@ -20,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 # Arguments of MujocoVecEnv that a run sets by itself.
 _OF_THE_RUN = ("task", "n_envs", "seed")
+# Arguments of MujocoVecEnv that say where robots are simulated.
+_OF_THE_ENGINE = ("engine", "device", "engine_options")
+# Arguments of TorchVecEnv that Gymnasium does not know.
+_OF_TORCH = ("device", "dtype", "draws")
 
 
 def choose_vec_env(config: RunConfig) -> str:
@@ -27,7 +34,7 @@ def choose_vec_env(config: RunConfig) -> str:
     Decide how the environments of a run are stepped.
 
     :param config: configuration; its ``vec_env`` may be ``auto``
-    :return: ``native``, ``dummy``, ``subproc`` or ``unity``
+    :return: ``native``, ``torch``, ``dummy``, ``subproc`` or ``unity``
     :raises InvalidArgument: when what was asked for cannot be had, with what to do instead
     """
     if is_unity(config.env) != (config.vec_env == "unity") and config.vec_env != "auto":
@@ -35,6 +42,9 @@ def choose_vec_env(config: RunConfig) -> str:
         raise InvalidArgument(f"vec_env is {config.vec_env!r}, but {config.env} is {kind}; leave vec_env at auto")
     if is_unity(config.env):
         return "unity"
+    if config.vec_env == "torch":
+        _check_torch(config)
+        return "torch"
     task = find_task(config.env)
     own = isinstance(task, type)
     if config.vec_env in ("dummy", "subproc"):
@@ -107,7 +117,56 @@ def make_native(config: RunConfig, n_envs: int, seed: int | None, env_kwargs: di
             raise InvalidArgument(
                 f"env_kwargs.{name} is {options[name]!r}, but {name} belongs to the run; give it beside env_kwargs"
             )
+    ranks = current_ranks()
+    if ranks is not None and "n_threads" not in options:
+        options = {**options, "n_threads": max(1, processors() // ranks.on_this_host)}
     return kind(task if isinstance(task, str) else task(**mine), n_envs=n_envs, seed=seed, **options)
+
+
+def make_torch(config: RunConfig, n_envs: int, seed: int | None, env_kwargs: dict[str, Any]) -> TorchVecEnv:
+    """
+    Build the environments of a run that ``choose_vec_env`` calls torch.
+
+    :param config: configuration of the run
+    :param n_envs: number of environments
+    :param seed: seed of the first one; the others count up
+    :param env_kwargs: arguments of the task, and options of TorchVecEnv such as ``device``
+    :return: the environments; their finished episodes carry SB3's Monitor statistics
+    :raises InvalidArgument: for an argument that neither takes, or a value that cannot work
+    """
+    for name in _OF_THE_RUN:
+        if name in env_kwargs:
+            raise InvalidArgument(f"env_kwargs.{name} is {env_kwargs[name]!r}, but {name} belongs to the run")
+    return TorchVecEnv(config.env, n_envs=n_envs, seed=seed, **env_kwargs)
+
+
+def gymnasium_kwargs(env_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param env_kwargs: of a run on TorchVecEnv
+    :return: those that ``gym.make`` takes as well, for what draws pictures
+    """
+    return {name: value for name, value in env_kwargs.items() if name not in _OF_TORCH}
+
+
+def on_the_processor(env_kwargs: dict[str, Any]) -> dict[str, Any]:
+    """
+    :param env_kwargs: of a run on MujocoVecEnv
+    :return: those for the same robots in MuJoCo itself, where a few of them, as in an evaluation, are faster, and where
+        a policy is going to be judged
+    """
+    return {name: value for name, value in env_kwargs.items() if name not in _OF_THE_ENGINE}
+
+
+def _check_torch(config: RunConfig) -> None:
+    if config.env not in TORCH_TASKS:
+        raise InvalidArgument(
+            f"vec_env is 'torch', but {config.env} is none of {', '.join(TORCH_TASKS)}; leave vec_env at auto"
+        )
+    if config.env_wrapper:
+        raise InvalidArgument(
+            f"env_wrapper is {config.env_wrapper!r}, but environments in torch take no Gymnasium wrappers; use a "
+            "vec_env_wrapper instead, or give vec_env dummy"
+        )
 
 
 def task_kwargs(config: RunConfig) -> dict[str, Any]:

@@ -1,56 +1,35 @@
-"""One training run from its configuration to its folder."""
+"""One training run from its configuration to its folder, and one that was interrupted to its end."""
 
 from __future__ import annotations
 
 import logging
-import re
-import sys
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch as th
-from gymnasium import spaces
 from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import (
-    CSVOutputFormat,
-    HumanOutputFormat,
-    KVWriter,
-    Logger,
-    TensorBoardOutputFormat,
-)
-from stable_baselines3.common.vec_env import VecEnv
 
 from sb3_ppo_plus import PPOPlus
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.callbacks import EvaluateAndSave, Progress, ProgressCallback
-from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.checkpoint.api import resume
+from sb3_ppo_plus.checkpoint.logs import open_log
+from sb3_ppo_plus.checkpoint.saving import SaveCheckpoints, checkpoints_in
+from sb3_ppo_plus.checkpoint.signals import Preempted
+from sb3_ppo_plus.doctor import DoctorCallback, Finding, Severity
+from sb3_ppo_plus.errors import DamagedFile, InvalidArgument, UntrustedFile
 from sb3_ppo_plus.machine import peak_memory, resident_memory
 from sb3_ppo_plus.profiling import OTHER, ProfileReport
-from sb3_ppo_plus.runs.config import RunConfig, complete_hyperparameters
 from sb3_ppo_plus.runs.curve import draw_learning_curve
-from sb3_ppo_plus.runs.envs import (
-    has_image,
-    is_vector,
-    make_bare_training_env,
-    make_eval_env,
-    make_training_env,
-    probe_spaces,
-)
 from sb3_ppo_plus.runs.folder import RunFolder, new_run_folder
-from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs
-from sb3_ppo_plus.runs.ids import is_unity
-from sb3_ppo_plus.runs.native import choose_vec_env, warn_if_slower
-from sb3_ppo_plus.runs.unity import is_editor
+from sb3_ppo_plus.runs.layers import assemble
+from sb3_ppo_plus.runs.prepare import PreparedRun, prepare_run
+from sb3_ppo_plus.runs.ranks import Launch, decided_by_first, leads, note_launch
 
 logger = logging.getLogger(__name__)
-
-# Training environments count their seeds up from the seed of the run; evaluation starts far from them.
-_EVAL_SEED_OFFSET = 1_000_000
-# Evaluation episodes that step together; enough that an evaluation takes about as long as one episode.
-_EVAL_ENVS = 16
 
 
 @dataclass(frozen=True)
@@ -63,10 +42,11 @@ class RunResult:
     :param after: returns of the episodes of the latest evaluation
     :param evaluated_at: timestep of that evaluation
     :param num_timesteps: environment steps done
-    :param seconds: wall time of the training with its evaluations
+    :param seconds: wall time of the training with its evaluations, since it was started or resumed
     :param steps_per_second: without the time of the evaluations
-    :param interrupted: whether Ctrl-C ended it
+    :param signal: number of the signal that ended it, None when it came to its end
     :param profile: where the time went, None unless it was asked for
+    :param findings: what the doctor warns of, the worst first
     """
 
     folder: RunFolder
@@ -76,166 +56,150 @@ class RunResult:
     num_timesteps: int
     seconds: float
     steps_per_second: float
-    interrupted: bool
+    signal: int | None
     profile: ProfileReport | None = None
+    findings: tuple[Finding, ...] = ()
+
+    @property
+    def interrupted(self) -> bool:
+        """:return: whether a signal ended it"""
+        return self.signal is not None
 
 
-@dataclass
-class PreparedRun:
+@dataclass(frozen=True)
+class Options:
     """
-    A run whose every part is built and checked, but which has not started.
+    What does not change the outcome of a run.
 
-    :param config: resolved configuration
-    :param model: model with its environments
-    :param eval_env: environments to evaluate in, None where there can be none
+    :param report: receives the numbers of a progress bar
+    :param verbose: also write SB3's table to standard output
+    :param callbacks: further callbacks
+    :param on_start: called with the folder as soon as the run has one
+    :param profile: tell where the time went, in the result and in profile.txt
+    :param keep_checkpoints: how many of the newest checkpoints stay, 0 for none
+    :param doctor: let the doctor watch, and write its report
+    :param launch: who started the ranks of this run, None for a process alone
+    :param trust: run the code that is in checkpoints, see ``PPOPlus.load``
     """
 
-    config: RunConfig
-    model: PPOPlus
-    eval_env: VecEnv | None
-
-    def close(self) -> None:
-        """Close the environments; a worker that Ctrl-C took with it must not hide the result."""
-        for env in (self.model.get_env(), self.eval_env):
-            try:
-                if env is not None:
-                    env.close()
-            except (OSError, EOFError) as error:
-                logger.debug("closing an environment failed: %s", error)
+    report: Callable[[Progress], None] | None = None
+    verbose: bool = False
+    callbacks: tuple[BaseCallback, ...] = ()
+    on_start: Callable[[RunFolder], None] | None = None
+    profile: bool = False
+    keep_checkpoints: int = 2
+    doctor: bool = True
+    launch: Launch | None = None
+    trust: bool = False
 
 
-def prepare_run(config: RunConfig) -> PreparedRun:
+def train_run(run: PreparedRun, root: Path, command: str = "", options: Options | None = None) -> RunResult:
     """
-    Resolve a configuration and build its parts, so that bad input is found before a folder is made.
+    Train, evaluate, and fill a new run folder. A signal saves the model as it was after its last update and returns.
 
-    :param config: configuration
-    :return: the run, ready to start
-    :raises InvalidArgument: when the configuration cannot work
-    """
-    check_device(config.device)
-    built: list[VecEnv] = []
-    if is_unity(config.env):
-        # A game takes a while to start: what is looked at is trained in.
-        check_policy_kwargs(config)
-        built.append(make_bare_training_env(config))
-        observation_space = built[0].observation_space
-    else:
-        observation_space, _ = probe_spaces(config)
-    try:
-        warn_if_slower(config)
-        config = resolve(config, observation_space)
-        if config.threads is not None:
-            th.set_num_threads(config.threads)
-        arguments = {**config.hyperparameters}
-        arguments["policy_kwargs"] = build_policy_kwargs(arguments.get("policy_kwargs"))
-        env = make_training_env(config, built[0] if built else None)
-        built = [env]
-        if not is_editor(config.env):
-            built.append(make_eval_env(config, min(config.eval_episodes, _EVAL_ENVS), config.seed + _EVAL_SEED_OFFSET))
-        model = PPOPlus(config.policy or "MlpPolicy", env, seed=config.seed, device=config.device, **arguments)
-    except BaseException as refused:
-        for env in built:
-            env.close()
-        if isinstance(refused, InvalidArgument) or not isinstance(refused, (ValueError, TypeError, AssertionError)):
-            raise
-        raise InvalidArgument(
-            f"the configuration was refused: {' '.join(str(refused).split()) or refused!r}"
-        ) from refused
-    return PreparedRun(config, model, eval_env=built[1] if len(built) > 1 else None)
-
-
-def check_policy_kwargs(config: RunConfig) -> None:
-    """
-    Refuse names that stand for nothing before a game is started.
-
-    :param config: configuration
-    :raises InvalidArgument: for an unknown name
-    """
-    build_policy_kwargs(config.hyperparameters.get("policy_kwargs"))
-
-
-def resolve(config: RunConfig, observation_space: spaces.Space) -> RunConfig:
-    """
-    Decide what the configuration left open, mostly by the observation space, and write out every default.
-
-    :param config: configuration as it was put together
-    :param observation_space: of one environment
-    :return: configuration in which nothing is left open
-    """
-    images = has_image(observation_space)
-    chosen = (
-        "MultiInputPolicy" if isinstance(observation_space, spaces.Dict) else "CnnPolicy" if images else "MlpPolicy"
-    )
-    hyperparameters = complete_hyperparameters(config.hyperparameters)
-    normalize: Any = config.normalize
-    if normalize == "auto":
-        normalize = is_vector(observation_space)
-    if normalize is True or isinstance(normalize, dict):
-        # The reward is scaled by the discounted return, so both must discount alike.
-        normalize = {"gamma": hyperparameters["gamma"], **(normalize if isinstance(normalize, dict) else {})}
-    device = config.device
-    if device == "auto":
-        # Small networks are faster on the CPU.
-        device = "cuda" if images and th.cuda.is_available() else "cpu"
-    return replace(
-        config,
-        vec_env=choose_vec_env(config),
-        policy=config.policy or chosen,
-        normalize=normalize,
-        eval_freq=max(1, config.n_timesteps // 10) if config.eval_freq is None else config.eval_freq,
-        device=device,
-        threads=1 if config.threads is None and not images else config.threads,
-        hyperparameters=hyperparameters,
-    )
-
-
-def train_run(
-    run: PreparedRun,
-    root: Path,
-    command: str = "",
-    report: Callable[[Progress], None] | None = None,
-    verbose: bool = False,
-    callbacks: list[BaseCallback] | None = None,
-    on_start: Callable[[RunFolder], None] | None = None,
-    profile: bool = False,
-) -> RunResult:
-    """
-    Train, evaluate, and fill a new run folder. Ctrl-C saves the model as it is and returns.
+    Of several ranks the first one does all of that, and the others learn with it.
 
     :param run: result of ``prepare_run``; its environments are closed at the end
     :param root: folder in which the run folder is made
     :param command: command line, noted in config.yml
-    :param report: receives the numbers of a progress bar
-    :param verbose: also write SB3's table to standard output
-    :param callbacks: further callbacks
-    :param on_start: called with the folder as soon as it exists
-    :param profile: tell where the time went, in the result and in profile.txt
+    :param options: what does not change the outcome
     :return: what the run came to
     """
-    config, model = run.config, run.model
-    folder = new_run_folder(root, config.env)
-    config.write(folder.config, command)
-    if on_start is not None:
-        on_start(folder)
-    model.set_logger(_logger(folder, verbose))
-    evaluation = _evaluation(run, folder)
-    progress = [ProgressCallback(report, evaluation)] if report is not None else []
-    memory_before = resident_memory()
-    model.profile.detailed |= profile
-    model.profile.restart()
-    started, interrupted = time.perf_counter(), False
+    options = options or Options()
+
+    def make_folder() -> Path:
+        folder = new_run_folder(root, run.config.env)
+        run.config.write(folder.config, command)
+        if options.launch is not None:
+            note_launch(folder, options.launch, command)
+        return folder.path
+
     try:
-        with model.profile.timing({"evaluation": (evaluation, "evaluate")} if evaluation is not None else {}):
-            evaluations = [evaluation] if evaluation is not None else []
-            model.learn(config.n_timesteps, callback=[*evaluations, *progress, *(callbacks or [])])
-        if evaluation is None:
-            folder.save_model(model, best=False)
-    except KeyboardInterrupt:
-        interrupted = True
-        folder.save_model(model, best=False)
+        path = decided_by_first(make_folder)
+        assert path is not None
+    except BaseException:
+        run.close()
+        raise
+    return _train(run, RunFolder(path), options, after=None)
+
+
+def resume_run(path: Path, n_timesteps: int | None = None, options: Options | None = None) -> RunResult:
+    """
+    Go on with a run where its newest checkpoint lies, in the same folder.
+
+    :param path: run folder
+    :param n_timesteps: environment steps in total, None for those of the run; other schedules follow from other steps
+    :param options: what does not change the outcome
+    :return: what the run came to
+    :raises InvalidArgument: when there is nothing to go on with, or another process is at it
+    """
+    folder, options = RunFolder(path), options or Options()
+    if not folder.config.is_file():
+        raise InvalidArgument(f"{path} is no run folder: it has no {folder.config.name}")
+    config = assemble(None, folder.config, [], {} if n_timesteps is None else {"n_timesteps": n_timesteps})
+    found = checkpoints_in(folder.checkpoints)
+    if not found:
+        raise InvalidArgument(f"{path} has no checkpoint in {folder.checkpoints.name}/ to go on from; train anew")
+    if found[0][0] >= config.n_timesteps:
+        raise InvalidArgument(
+            f"{path} has finished its {config.n_timesteps:,} steps; give more with -n, or look at it with "
+            f"`ppo-plus eval {path}`"
+        )
+    run = prepare_run(config)
+    try:
+        run.model, after = _load_newest(run, [file for _, file in found], options.trust)
+        if n_timesteps is not None and leads():
+            config.write(folder.config, "")
+    except BaseException:
+        run.close()
+        raise
+    return _train(run, folder, options, after)
+
+
+def _load_newest(run: PreparedRun, files: list[Path], trust: bool) -> tuple[PPOPlus, int]:
+    """The newest checkpoint that is whole."""
+    env = run.model.get_env()
+    assert env is not None
+    for position, file in enumerate(files):
+        try:
+            model = resume(file, env, device=run.config.device, trust=trust)
+        except UntrustedFile:
+            raise
+        except DamagedFile as damage:
+            if position == len(files) - 1:
+                raise
+            logger.warning("%s; the one before it is taken", damage)
+            continue
+        return model, model.num_timesteps
+    raise AssertionError("no file was given")
+
+
+def _train(run: PreparedRun, folder: RunFolder, options: Options, after: int | None) -> RunResult:
+    """From the first step, or the one after a checkpoint, to the files of the run."""
+    if not leads():
+        return _follow(run, folder, options)
+    config, model = run.config, run.model
+    evaluation = _evaluation(run, folder)
+    doctor = DoctorCallback(folder.path) if options.doctor else None
+    memory_before = resident_memory()
+    started, first, ended_by = time.perf_counter(), model.num_timesteps, None
+    told: ProfileReport | None = None
+    try:
+        with folder.claimed():
+            if options.on_start is not None:
+                options.on_start(folder)
+            formats = ["csv", "tensorboard", *(["stdout"] if options.verbose else [])]
+            model.set_logger(open_log(folder.path, formats, after))
+            model.profile.detailed |= options.profile
+            model.profile.restart()
+            started = time.perf_counter()
+            with model.profile.timing({"evaluation": (evaluation, "evaluate")} if evaluation is not None else {}):
+                ended_by = _learn(run, folder, (doctor, evaluation), options)
+            if evaluation is None or ended_by is not None:
+                folder.save_model(model, best=False)
     finally:
         seconds = time.perf_counter() - started
-        told = _profile_report(model, memory_before) if profile else None
+        told = _profile_report(model, memory_before) if options.profile else None
         # What ends here by an exception keeps the files of the latest evaluation.
         if evaluation is not None and evaluation.evaluations_timesteps:
             draw_learning_curve(folder, f"{config.env} (seed {config.seed})")
@@ -251,10 +215,44 @@ def train_run(
         evaluated_at=evaluation.evaluations_timesteps[-1] if evaluation is not None and results else 0,
         num_timesteps=model.num_timesteps,
         seconds=seconds,
-        steps_per_second=model.num_timesteps / max(seconds - evaluating, 1e-9),
-        interrupted=interrupted,
+        steps_per_second=(model.num_timesteps - first) / max(seconds - evaluating, 1e-9),
+        signal=ended_by,
         profile=told,
+        findings=() if doctor is None else tuple(doctor.journal.findings(Severity.WARNING)),
     )
+
+
+def _follow(run: PreparedRun, folder: RunFolder, options: Options) -> RunResult:
+    """Learn as a rank that writes nothing."""
+    started, first = time.perf_counter(), run.model.num_timesteps
+    try:
+        ended_by = _learn(run, folder, (None, None), replace(options, report=None))
+    finally:
+        run.close()
+    seconds, steps = time.perf_counter() - started, run.model.num_timesteps
+    return RunResult(folder, [], [], 0, steps, seconds, (steps - first) / max(seconds, 1e-9), ended_by)
+
+
+def _learn(
+    run: PreparedRun, folder: RunFolder, first: tuple[DoctorCallback | None, EvaluateAndSave | None], options: Options
+) -> int | None:
+    """Learn; gives the number of the signal that ended it, None when it came to its end."""
+    # The doctor before the evaluation, which writes the numbers of the last update to the log and forgets them.
+    callbacks: list[BaseCallback] = [callback for callback in first if callback is not None]
+    evaluation = first[1]
+    if options.report is not None:
+        callbacks.append(ProgressCallback(options.report, evaluation))
+    callbacks += options.callbacks
+    if options.keep_checkpoints > 0:
+        # The last: what the others did in a step is done when a signal ends the training in it.
+        callbacks.append(SaveCheckpoints(folder.checkpoints, keep=options.keep_checkpoints))
+    try:
+        run.model.learn(run.config.n_timesteps, callback=callbacks)
+    except KeyboardInterrupt:
+        return int(signal.SIGINT)
+    except Preempted as preempted:
+        return int(preempted.signal)
+    return None
 
 
 def _evaluation(run: PreparedRun, folder: RunFolder) -> EvaluateAndSave | None:
@@ -278,41 +276,8 @@ def _profile_report(model: PPOPlus, memory_before: float | None) -> ProfileRepor
     return ProfileReport(
         seconds=model.profile.totals,
         wall=model.profile.wall,
-        vector_steps=model.num_timesteps // model.n_envs,
+        vector_steps=model.num_timesteps // (model.n_envs * (1 if model._ranks is None else model._ranks.size)),
         gradient_steps=model.num_gradient_steps,
         threads=th.get_num_threads(),
         memory=memory,
     )
-
-
-def check_device(device: str) -> None:
-    """
-    Check that a device exists; SB3 would silently use the CPU instead.
-
-    :param device: ``auto`` or a torch device
-    :raises InvalidArgument: listing the devices of this machine
-    """
-    cuda = [f"cuda:{index}" for index in range(th.cuda.device_count())] if th.cuda.is_available() else []
-    mps = ["mps"] if th.backends.mps.is_available() else []
-    there = ["auto", "cpu", *(["cuda"] if cuda else []), *cuda, *mps]
-    if device not in there:
-        wanted = "is not there" if re.fullmatch(r"(cuda|mps)(:\d+)?", str(device)) else "is not a device"
-        raise InvalidArgument(f"device {device!r} {wanted}; this machine has {', '.join(there)}")
-
-
-class _CurrentStdout:
-    """Standard output as it is at the time of writing: a live progress bar puts its own in place while it runs."""
-
-    def write(self, text: str) -> int:
-        return sys.stdout.write(text)
-
-    def flush(self) -> None:
-        sys.stdout.flush()
-
-
-def _logger(folder: RunFolder, verbose: bool) -> Logger:
-    """TensorBoard and CSV, and SB3's table when asked for."""
-    outputs: list[KVWriter] = [CSVOutputFormat(str(folder.progress)), TensorBoardOutputFormat(str(folder.path))]
-    if verbose:
-        outputs.append(HumanOutputFormat(_CurrentStdout()))  # type: ignore[arg-type]
-    return Logger(str(folder.path), outputs)

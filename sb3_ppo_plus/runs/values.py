@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from sb3_ppo_plus.errors import InvalidArgument
+from sb3_ppo_plus.runs.safe_yaml import load_yaml
 
 # YAML 1.1 wants a dot and a signed exponent, so PyYAML reads 3e-4 and 1e6 as strings.
 _FLOAT = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+")
@@ -43,7 +44,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     :raises InvalidArgument: when the file cannot be read; the message names the file and the line
     """
     try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        content = load_yaml(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidArgument(f"cannot read {path}: {error.strerror}; check the path") from error
     except UnicodeDecodeError as error:
@@ -74,7 +75,7 @@ def parse_settings(settings: list[str]) -> list[tuple[tuple[str, ...], Any]]:
         if not equals or not all(path):
             raise InvalidArgument(f"--set {setting!r} is not of the form key=value; write for example --set n_epochs=5")
         try:
-            parsed.append((path, plain(yaml.safe_load(text))))
+            parsed.append((path, plain(load_yaml(text))))
         except yaml.YAMLError as error:
             raise InvalidArgument(f"--set {setting!r}: the value {text!r} is not YAML; quote it") from error
     return parsed

@@ -9,7 +9,7 @@ import gymnasium as gym
 
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.envs import EnvMaker
-from sb3_ppo_plus.runs.native import choose_vec_env, make_native
+from sb3_ppo_plus.runs.native import choose_vec_env, gymnasium_kwargs, make_native
 
 # The camera that moves with the robot, in Gymnasium's own MJCF files and by convention in others.
 TRACKING_CAMERA = "track"
@@ -46,13 +46,16 @@ def look_at(config: RunConfig) -> Views:
     :param config: environment and its arguments
     :return: what it can show
     """
-    if choose_vec_env(config) == "native":
+    kind = choose_vec_env(config)
+    if kind == "native":
         robots = make_native(config, 1, 0, config.env_kwargs)
         model = robots.get_attr("model")[0]
         robots.close()
         # Its metadata names the mode that it was made with, as SB3's do.
         return Views(("human", "rgb_array"), model)
-    env: gym.Env = EnvMaker(config.env)(**config.env_kwargs)
+    env: gym.Env = EnvMaker(config.env)(
+        **(gymnasium_kwargs(config.env_kwargs) if kind == "torch" else config.env_kwargs)
+    )
     modes = env.metadata.get("render_modes") or ()
     model = getattr(env.unwrapped, "model", None) if hasattr(env.unwrapped, "mujoco_renderer") else None
     env.close()

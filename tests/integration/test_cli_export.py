@@ -195,7 +195,7 @@ def test_the_callback_refuses_at_once_and_survives_later(
 
 MISTAKES: list[tuple[list[str], str]] = [
     (["export", "nowhere"], "there is no nowhere"),
-    (["export", "text.zip"], "text.zip cannot be loaded"),
+    (["export", "text.zip"], "text.zip is damaged: it wasn't a zip-file"),
     (["export", "run", "--target", "unity"], "target='unity' is not known; there is generic, robot, mlagents"),
     (["export", "run", "--opset", "8"], "9 to 25"),
     (["export", "run", "--opset", "17", "--target", "mlagents"], "9 only"),

@@ -13,7 +13,8 @@ import pytest
 from sb3_ppo_plus import cli
 from sb3_ppo_plus.runs.config import RunConfig
 from sb3_ppo_plus.runs.layers import assemble
-from sb3_ppo_plus.runs.train import RunResult, prepare_run, train_run
+from sb3_ppo_plus.runs.prepare import prepare_run
+from sb3_ppo_plus.runs.train import Options, RunResult, train_run
 
 SETTINGS = ["n_steps=32", "batch_size=32", "n_epochs=2", "n_timesteps=256", "n_envs=2", "eval_episodes=2"]
 SETTINGS += ["normalize=true", "compile_update=false"]  # compiling takes longer than these trainings
@@ -30,7 +31,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory) -> RunResult:
     prepared = prepare_run(config)
     with prepared.model.profile.section("before the training"):
         pass
-    return train_run(prepared, tmp_path_factory.mktemp("runs"), profile=True)
+    return train_run(prepared, tmp_path_factory.mktemp("runs"), options=Options(profile=True))
 
 
 def test_the_table_accounts_for_all_of_the_time(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +101,7 @@ def test_a_training_that_is_interrupted_tells_as_well(tmp_path: Path, monkeypatc
         raise KeyboardInterrupt
 
     monkeypatch.setattr(prepared.model, "train", train)
-    result = train_run(prepared, tmp_path, profile=True)
+    result = train_run(prepared, tmp_path, options=Options(profile=True))
     assert result.interrupted
     assert result.profile is not None
     assert (result.profile.vector_steps, result.profile.gradient_steps) == (32, 0)
@@ -112,9 +113,9 @@ def configurations(monkeypatch: pytest.MonkeyPatch) -> list[RunConfig]:
     """Collect what would be trained instead of training it."""
     found: list[RunConfig] = []
 
-    def note(config: RunConfig, *args: Any) -> argparse.Namespace:
+    def note(config: RunConfig, *args: Any, **options: Any) -> argparse.Namespace:
         found.append(config)
-        return argparse.Namespace(interrupted=False)
+        return argparse.Namespace(signal=None)
 
     monkeypatch.setattr("sb3_ppo_plus.cli.train.train_and_report", note)
     return found

@@ -23,7 +23,8 @@ from stable_baselines3.common.monitor import Monitor
 from sb3_ppo_plus import PPOPlus, cli
 from sb3_ppo_plus.runs.evaluate import evaluate_agent, load_agent
 from sb3_ppo_plus.runs.layers import assemble
-from sb3_ppo_plus.runs.train import prepare_run, train_run
+from sb3_ppo_plus.runs.prepare import prepare_run
+from sb3_ppo_plus.runs.train import train_run
 
 SMALL = [
     "--no-progress",
@@ -92,11 +93,14 @@ def test_a_run_folder_holds_everything(run: Path) -> None:
         "config.yml",
         "model.zip",
         "best_model.zip",
+        "checkpoints",
         "vecnormalize.pkl",
         "best_vecnormalize.pkl",
         "evaluations.npz",
         "progress.csv",
         "learning_curve.png",
+        "doctor.json",
+        "doctor.html",
     }
     config = yaml.safe_load((run / "config.yml").read_text())
     assert (config["env"], config["seed"], config["n_timesteps"]) == ("Pendulum-v1", 3, 256)
@@ -201,7 +205,7 @@ def test_a_zip_for_another_environment_is_refused(
 def test_what_is_no_model_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "text.zip").write_text("not a zip")
     assert cli.main(["eval", str(tmp_path / "text.zip"), "--env", "CartPole-v1"]) == cli.EXIT_USAGE
-    assert "text.zip cannot be loaded as a model" in capsys.readouterr().err
+    assert "text.zip is damaged: it wasn't a zip-file" in capsys.readouterr().err
 
 
 def test_mixed_observations_are_trained_and_recorded(

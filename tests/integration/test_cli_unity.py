@@ -46,6 +46,7 @@ def test_a_game_is_trained_evaluated_exported_and_verified(here: Path, capsys: p
     assert not any("error" in entry for entry in player_log(here))
 
 
+@pytest.mark.slow
 def test_a_run_is_repeated_from_its_own_configuration(here: Path) -> None:
     build(here, "two", agents=2)
     assert main([*TRAIN, "--unity", "builds/Game", "--behavior", "Goalie", "--set", "env_kwargs.others=random"]) == 0
@@ -55,6 +56,7 @@ def test_a_run_is_repeated_from_its_own_configuration(here: Path) -> None:
     assert {**first, "command": ""} == {**second, "command": ""}
 
 
+@pytest.mark.slow
 def test_masks_are_kept_in_training_and_evaluation(here: Path) -> None:
     build(here, "grid", agents=4)
     kwargs = "policy_kwargs={features_extractor_class: visual, features_extractor_kwargs: {cnn_output_dim: 16}}"

@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch as th
-from helpers import assert_same_tensors, make_model, tensors_of
+from helpers import assert_same_tensors, make_model, slow_but, tensors_of
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.envs import FakeImageEnv
@@ -72,6 +72,7 @@ def test_moving_coefficients_never_make_a_second_graph(graphs_made: list[Any]) -
     assert len(graphs_made) == 1
 
 
+@pytest.mark.slow
 def test_every_model_of_a_study_is_compiled(graphs_made: list[Any]) -> None:
     for seed in range(10):  # Dynamo would give up at the ninth version of one function
         model = make_model(compile_update=True, seed=seed).learn(64)
@@ -202,7 +203,7 @@ CHANGES = [
 ]
 
 
-@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+@pytest.mark.parametrize("change", slow_but(CHANGES[:4], CHANGES), ids=lambda change: change.__name__)
 @pytest.mark.filterwarnings("ignore:compile_update")
 def test_what_a_user_changes_is_followed(change: Any, graphs_made: list[Any]) -> None:
     results = []

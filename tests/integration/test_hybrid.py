@@ -14,6 +14,7 @@ import pytest
 import torch as th
 from gymnasium import spaces
 from gymnasium.utils.env_checker import check_env
+from helpers import slow_but
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
@@ -115,6 +116,7 @@ def test_the_divergence_is_the_sum_of_both_parts() -> None:
     assert exact_kl(one, one).item() == 0.0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_both_parts_are_learned(compiled: bool) -> None:
     model = make(learning_rate=3e-3, compile_update=compiled, ent_coef=0.0)
@@ -142,7 +144,7 @@ EXTRAS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("extra", EXTRAS)
+@pytest.mark.parametrize("extra", slow_but(["kl penalty", "rollback"], EXTRAS))
 def test_extras_go_with_hybrid_actions(extra: str) -> None:
     model = make(**EXTRAS[extra]).learn(256)
     assert all(parameter.isfinite().all() for parameter in model.policy.parameters())

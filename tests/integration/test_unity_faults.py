@@ -263,12 +263,12 @@ STEPS = "while True: env.step(np.array([env.action_space.sample()] * env.num_env
     [
         ("pass", None, {}),
         ("raise ValueError('no')", None, {}),
-        ("sys.exit(3)", None, {}),
+        pytest.param("sys.exit(3)", None, {}, marks=pytest.mark.slow),
         ("os._exit(4)", None, {}),
-        (STEPS, signal.SIGINT, {}),
-        (STEPS, signal.SIGTERM, {}),
+        pytest.param(STEPS, signal.SIGINT, {}, marks=pytest.mark.slow),
+        pytest.param(STEPS, signal.SIGTERM, {}, marks=pytest.mark.slow),
         (STEPS, signal.SIGKILL, {}),
-        (STEPS, signal.SIGTERM, {"hang_after": 150}),
+        pytest.param(STEPS, signal.SIGTERM, {"hang_after": 150}, marks=pytest.mark.slow),
         (STEPS, signal.SIGKILL, {"hang_after": 150}),
     ],
 )

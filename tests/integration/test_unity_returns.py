@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import slow_but
 from unity_games import EchoAccount, make_game
 
 KINDS = {"hybrid": (2, 2), "continuous": (2, 0), "branch": (0, 1), "branches": (0, 2)}
@@ -32,7 +33,7 @@ def sample(space: Any, rng: np.random.Generator) -> np.ndarray:
     return space.sample()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(["hybrid", "branch"], KINDS))
 def test_random_play_of_mixed_rhythms_gives_the_right_returns(kind: str, tmp_path: Path) -> None:
     env = make_game(tmp_path, "echo", {"periods": "1,2,3,5", "agents": 6, "actions": kind})
     account = EchoAccount(*KINDS[kind])

@@ -242,6 +242,7 @@ def test_the_users_own_channel(tmp_path: Path) -> None:
     assert all(channel.message_queue == [] for channel in made), "sent"
 
 
+@pytest.mark.slow
 def test_large_messages_pass(tmp_path: Path) -> None:
     """1,400 images of 20 x 20 x 3 floats, 6.7 MB; gRPC's own limit is 4 MiB."""
     env = make_game(tmp_path, "grid", {"agents": 1400})

@@ -80,7 +80,7 @@ def test_users_parameter_groups_stay_as_they_are(tmp_path: Path) -> None:
         theirs, ours = (model.get_parameters()[name] for model in models)
         assert str(theirs) == str(ours)
     PPO.load(tmp_path / "PPOPlus.zip", device="cpu")
-    PPOPlus.load(tmp_path / "PPO.zip", device="cpu")
+    PPOPlus.load(tmp_path / "PPO.zip", device="cpu", custom_objects={"policy_class": DecayGroups})
 
 
 def test_a_rate_by_kl_sets_every_group() -> None:
@@ -157,7 +157,8 @@ def test_the_reference_acts_like_the_policy_that_was_given(policy_kwargs: dict[s
         policy=policy, policy_kwargs=policy_kwargs, seed=1, reference_policy=teacher, reference_kl_coef=0.1
     )
     student.learn(64).save(tmp_path / "student.zip")
-    opened = PPOPlus.load(tmp_path / "student.zip", device="cpu")
+    mine = {f"{__name__}.Scaled": Scaled}
+    opened = PPOPlus.load(tmp_path / "student.zip", device="cpu", custom_objects=mine)
     observation = np.array([[0.6, -0.8, 2.0]], dtype=np.float32)
     expected = teacher.policy.predict(observation, deterministic=True)[0]
     for model in (student, opened):
@@ -282,7 +283,7 @@ class Halving(KLBand):
 def test_a_users_controller_stays_itself(tmp_path: Path) -> None:
     model = make_model(kl_coef=1.0, controllers={"kl_coef": Halving(0.01)}).learn(64)
     model.save(tmp_path / "model.zip")
-    opened = PPOPlus.load(tmp_path / "model.zip", device="cpu")
+    opened = PPOPlus.load(tmp_path / "model.zip", device="cpu", trust=True)
     assert type(opened._controllers["kl_coef"]).__name__ == "Halving"
     assert opened._controllers["kl_coef"].value == 0.5
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
-from helpers import learn_and_record, tensors_of
+from helpers import learn_and_record, slow_but, tensors_of
 from stable_baselines3 import PPO
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
@@ -207,12 +207,26 @@ def assert_learns_the_same(overrides: dict[str, Any]) -> None:
                 np.testing.assert_allclose(mine[key], other[key], rtol=5e-3, atol=1e-4, err_msg=key)
 
 
-@pytest.mark.parametrize("name", POLICIES)
+QUICK_POLICIES = ("Box", "Discrete", "MultiInputPolicy", "CnnPolicy", "gSDE squashed", "Adam with decay", "SGD")
+QUICK_EXTRAS = (
+    *(
+        "truncated last minibatch",
+        "max",
+        "rollback",
+        "adaptive KL penalty",
+        "rate by minibatch",
+        "recomputed advantages",
+    ),
+    *("critic epochs, own rate, truncated", "rows that do not count"),
+)
+
+
+@pytest.mark.parametrize("name", slow_but(QUICK_POLICIES, POLICIES))
 def test_every_policy(name: str, traced: None) -> None:
     assert_learns_the_same(POLICIES[name])
 
 
-@pytest.mark.parametrize("name", EXTRAS)
+@pytest.mark.parametrize("name", slow_but(QUICK_EXTRAS, EXTRAS))
 def test_every_extra(name: str, traced: None) -> None:
     assert_learns_the_same(EXTRAS[name])
 

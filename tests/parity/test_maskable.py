@@ -67,6 +67,7 @@ def test_parameters_equal_those_of_maskable_ppo_bit_for_bit(name: str, n_envs: i
     assert not th.equal(ours.policy.action_net.weight, make(PPOPlus, name, n_envs, seed=seed).policy.action_net.weight)
 
 
+@pytest.mark.slow
 def test_binary_choices_are_learned_as_well_as_by_maskable_ppo() -> None:
     """Not the same numbers: a binary action has one logit here, as in SB3's PPO, and two there."""
     rewards = [

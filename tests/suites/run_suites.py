@@ -25,6 +25,12 @@ ROOT = HERE.parents[1]
 CACHE = ROOT / ".cache" / "suites"
 PACKAGES = (
     "mujoco",
+    "mujoco-mjx",
+    "mujoco-warp",
+    "warp-lang",
+    "brax",
+    "jax",
+    "envpool",
     "gymnasium",
     "gymnasium-robotics",
     "dm_control",
@@ -59,6 +65,9 @@ except ImportError as error:
     sys.exit(f"the message lacks {missing}: {error}" if missing else 0)
 sys.exit(f"MujocoVecEnv can be imported although MuJoCo is {found}")
 """
+
+
+_PYTEST = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout", "300")
 
 
 class Environment:
@@ -159,6 +168,23 @@ def oldest_mujoco(suite: Environment) -> None:
     suite.python(*pytest, "tests/parity/test_gymnasium_v5.py", "tests/contract", cwd=ROOT)
 
 
+def adapter_of_jax(suite: Environment) -> None:
+    """Environments in JAX: one written for the tests, Brax's own physics, and MuJoCo's."""
+    suite.python(*_PYTEST, "-m", "", "tests/unit/test_adapters_jax.py", cwd=ROOT)
+
+
+def adapter_of_envpool(suite: Environment) -> None:
+    """EnvPool's environments in C++."""
+    suite.python(*_PYTEST, "tests/unit/test_adapters_envpool.py", cwd=ROOT)
+
+
+def engine_of_warp(suite: Environment) -> None:
+    """MuJoCo-Warp on its CPU device: all that is tested of it without a GPU, and a run from the command line."""
+    tests = ("tests/unit/test_warp_env.py", "tests/contract/test_warp_contract.py", "tests/parity/test_warp_parity.py")
+    suite.python(*_PYTEST, "-m", "", *tests, "tests/gpu/test_warp_gpu.py", cwd=ROOT)
+    train_and_evaluate(suite, "--env", "Hopper-v5", "--set", "env_kwargs.engine=warp")
+
+
 def old_mujoco(suite: Environment) -> None:
     """All but our own environments works, and whoever asks for those is told what to install."""
     suite.python("-c", WITHOUT_BATCH, "3.3.7")
@@ -177,6 +203,9 @@ SUITES: dict[str, Callable[[Environment], None]] = {
     "dm-control": dm_control,
     "mujoco-3.17": oldest_mujoco,
     "old-mujoco": old_mujoco,
+    "jax": adapter_of_jax,
+    "envpool": adapter_of_envpool,
+    "warp": engine_of_warp,
     "protobuf-3": old_protobuf,
     "protobuf-4": old_protobuf,
     "protobuf-5": old_protobuf,

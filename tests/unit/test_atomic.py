@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sb3_ppo_plus.atomic import atomic_path, atomic_write
+from sb3_ppo_plus.atomic import atomic_path, atomic_write, remove_strays
 
 
 def test_text_is_written_as_utf8_and_bytes_as_they_are(tmp_path: Path) -> None:
@@ -81,3 +81,15 @@ def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
     atomic_write(link, "new")
     assert link.is_symlink()
     assert target.read_text() == "new"
+
+
+def test_files_of_killed_writers_are_removed_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    for name in (".model-abcdefgh.zip", ".model-abcdefg.zip", ".model-abcdefgh.pkl", ".models-abcdefgh.zip"):
+        (tmp_path / name).write_text("half")
+    with atomic_path(tmp_path / "model.zip") as temporary:
+        remove_strays(tmp_path, "model", ".zip")
+        assert temporary.exists() and not (tmp_path / ".model-abcdefgh.zip").exists()
+        temporary.write_text("whole")
+    remove_strays(tmp_path, "model*", ".zip")
+    left = {".model-abcdefg.zip", ".model-abcdefgh.pkl", "model.zip"}
+    assert set(os.listdir(tmp_path)) == left

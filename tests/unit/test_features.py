@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch as th
 from gymnasium import spaces
+from helpers import slow_but
 from stable_baselines3.common.envs import FakeImageEnv
 from stable_baselines3.common.torch_layers import NatureCNN
 from stable_baselines3.common.vec_env import DummyVecEnv, VecTransposeImage
@@ -19,13 +20,13 @@ def image(*shape: int) -> spaces.Box:
     return spaces.Box(0, 255, shape, np.uint8)
 
 
-@pytest.mark.parametrize("encoder, smallest", [("nature_cnn", 36), ("simple", 20), ("match3", 5)])
+@pytest.mark.parametrize("encoder, smallest", [("nature_cnn", 36), ("simple", 20), ("match3", 5), ("minatar", 3)])
 def test_the_smallest_image_of_an_encoder_is_the_smallest_that_works(encoder: str, smallest: int) -> None:
     assert smallest_image(encoder) == smallest
-    features = VisualExtractor(image(3, smallest, smallest + 2), encoder, cnn_output_dim=7)
-    assert features(th.zeros(2, 3, smallest, smallest + 2)).shape == (2, 7)
+    features = VisualExtractor(image(1, smallest, smallest + 2), encoder, cnn_output_dim=7)
+    assert features(th.zeros(2, 1, smallest, smallest + 2)).shape == (2, 7)
     with pytest.raises(InvalidArgument, match=f"of {smallest - 1} x 90 pixels is too small for encoder='{encoder}'"):
-        VisualExtractor(image(3, smallest - 1, 90), encoder)
+        VisualExtractor(image(1, smallest - 1, 90), encoder)
 
 
 def test_the_encoder_that_fits_is_chosen_for_each_image() -> None:
@@ -52,9 +53,9 @@ def test_the_convolutions_of_nature_cnn_are_sb3s() -> None:
 @pytest.mark.parametrize(
     "space, encoder, words",
     [
-        (image(3, 20, 20), "resnet", "encoder='resnet'; there are auto, nature_cnn, simple, match3"),
+        (image(3, 20, 20), "resnet", "encoder='resnet'; there are auto, nature_cnn, simple, match3, minatar"),
         (image(3, 20, 20), "nature_cnn", "use simple"),
-        (image(3, 4, 90), "auto", "the smallest encoder needs 5"),
+        (image(1, 2, 90), "auto", "the smallest encoder needs 3"),
         (spaces.Box(-1, 1, (3,)), "auto", "there is none"),
     ],
 )
@@ -63,7 +64,7 @@ def test_what_does_not_fit_is_told(space: spaces.Space, encoder: str, words: str
         VisualExtractor(space, encoder)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("compiled", slow_but([False], [False, True]))
 def test_a_policy_learns_with_it(compiled: bool) -> None:
     env = VecTransposeImage(DummyVecEnv([lambda: FakeImageEnv(screen_height=20, screen_width=20, n_channels=3)]))
     kwargs = {"features_extractor_class": VisualExtractor, "features_extractor_kwargs": {"cnn_output_dim": 16}}

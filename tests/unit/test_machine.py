@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import types
@@ -9,7 +10,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch as th
 
@@ -91,12 +91,14 @@ def test_without_affinity_all_processors_count(monkeypatch: pytest.MonkeyPatch) 
 @linux
 def test_memory_that_is_written_to_is_held() -> None:
     before = resident_memory()
-    block = np.ones(8 * 2**20)  # 64 MiB
-    held, peak = resident_memory(), peak_memory()
+    # New pages from the system: an array could take those that an earlier test has given back to the allocator.
+    with mmap.mmap(-1, 64 * 2**20) as pages:
+        for start in range(0, len(pages), mmap.PAGESIZE):
+            pages[start] = 1
+        held, peak = resident_memory(), peak_memory()
     assert before is not None and held is not None and peak is not None
     assert 60 < held - before < 100
-    assert peak >= before + 60
-    assert block[-1] == 1
+    assert peak >= held - 4  # they are counted apart
 
 
 def test_resident_memory_is_counted_in_pages(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,10 @@ import torch as th
 from stable_baselines3.common.env_util import make_vec_env
 
 from sb3_ppo_plus import PPOPlus
+from sb3_ppo_plus.benchmark.suite import find_suite, load_suite
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.presets import PRESETS, apply_preset
+from sb3_ppo_plus.runs.layers import assemble
 from sb3_ppo_plus.schedules import LinearSchedule, parse_schedule
 
 DEFAULTS = {name: item.default for name, item in inspect.signature(PPOPlus.__init__).parameters.items()}
@@ -44,7 +46,8 @@ def test_a_preset_is_plain_data_about_real_arguments(name: str) -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_trains_saves_and_loads(name: str, tmp_path: Any) -> None:
-    batch_size = {"baselines_ppo2": 64, "paper_penalty": 64, "rsl_rl": 12}[name]  # rsl_rl: 6 * 2 environments
+    # rsl_rl: 6 * 2 environments; massively_parallel is made for thousands of them
+    batch_size = {"rsl_rl": 12, "massively_parallel": 32, "continuous_control": 128}.get(name, 64)
     n_steps = 24 if name == "rsl_rl" else 64
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # no truncated minibatch, no unleashed policy
@@ -71,6 +74,21 @@ def test_baselines_ppo2_sets_what_ppo2_has() -> None:
     assert model.policy.optimizer.param_groups[0]["eps"] == 1e-5
 
 
+def test_continuous_control_is_the_default_block_and_what_was_measured() -> None:
+    wanted = assemble("SomeRobot-v0").hyperparameters
+    suite = load_suite(find_suite("mujoco_1m"))
+    for settings in (wanted, dict(suite.variants[0].settings)):
+        settings.pop("compile_update", None)
+        network = settings.pop("policy_kwargs")
+        arguments = {name: value for name, value in settings.items() if name not in ("n_envs", "normalize")}
+        preset = dict(PRESETS["continuous_control"].arguments)
+        assert preset.pop("policy_kwargs")["log_std_init"] == network["log_std_init"]
+        rate = parse_schedule(preset.pop("learning_rate"), "learning_rate")
+        theirs = parse_schedule(arguments.pop("learning_rate"), "learning_rate")
+        assert [rate(left) for left in (1.0, 0.3, 0.0)] == [theirs(left) for left in (1.0, 0.3, 0.0)]
+        assert arguments == preset
+
+
 def test_paper_penalty_has_no_clipping_and_the_papers_rule() -> None:
     model = make("paper_penalty")
     assert model.clip_range(1.0) == float("inf")
@@ -92,6 +110,17 @@ def test_rsl_rl_moves_the_rate_by_its_rule_and_builds_its_networks() -> None:
     assert [type(layer).__name__ for layer in model.policy.mlp_extractor.policy_net] == ["Linear", "ELU"] * 3
     assert model.policy.optimizer.param_groups[0]["eps"] == 1e-8
     assert model.advantage_scope == "batch"
+
+
+def test_massively_parallel_fits_a_thousand_environments_and_more() -> None:
+    rows = [PRESETS["massively_parallel"].arguments["n_steps"] * n for n in (1024, 4096, 16384)]
+    assert [n % PRESETS["massively_parallel"].arguments["batch_size"] for n in rows] == [0, 0, 0]
+    model = make("massively_parallel", batch_size=32)
+    controller = model._controllers["learning_rate"]
+    assert controller.every == "epoch"
+    assert controller.update(0.021) == pytest.approx(3e-4 / 1.5)
+    assert model.device_options == {"matmul_precision": "high"}
+    assert model.clip_range_vf is None and model.n_epochs == 4
 
 
 def test_what_the_caller_set_wins() -> None:
@@ -139,8 +168,8 @@ def test_every_argument_comes_back() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("rsl-rl", r"preset='rsl-rl' is unknown; did you mean 'rsl_rl'\? Valid: baselines_ppo2, paper_penalty, rsl_rl"),
-        ("fast", "preset='fast' is unknown; valid: baselines_ppo2, paper_penalty, rsl_rl"),
+        ("rsl-rl", r"preset='rsl-rl' is unknown; did you mean 'rsl_rl'\? Valid: continuous_control, baselines_ppo2"),
+        ("fast", "preset='fast' is unknown; valid: continuous_control, baselines_ppo2"),
     ],
 )
 def test_an_unknown_name_lists_the_presets(name: str, message: str) -> None:

@@ -12,14 +12,15 @@ import pytest
 import torch as th
 import yaml
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.resources import resource_path
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
 from sb3_ppo_plus.runs.envs import probe_spaces
 from sb3_ppo_plus.runs.hyperparameters import build_policy_kwargs, plain_policy_kwargs, ppo_defaults
-from sb3_ppo_plus.runs.layers import assemble
-from sb3_ppo_plus.runs.train import check_device, resolve
+from sb3_ppo_plus.runs.layers import assemble, zoo_block
+from sb3_ppo_plus.runs.prepare import check_device, resolve
 
 VECTOR = spaces.Box(-1.0, 1.0, (3,), np.float32)
 IMAGE = spaces.Box(0, 255, (36, 36, 3), np.uint8)
@@ -112,7 +113,7 @@ def test_a_written_config_is_read_back_whole_and_ignores_the_zoo(zoo: Path, tmp_
         ({"threads": 0}, "threads is 0; give a whole number of at least 1"),
         ({"seed": "abc"}, "seed is 'abc'"),
         ({"seed": None}, "seed is None"),
-        ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, dummy, subproc or unity"),
+        ({"vec_env": "threads"}, "vec_env is 'threads'; give auto, native, torch, dummy, subproc or unity"),
         ({"normalize": 3}, "normalize is 3"),
         ({"normalize": "exec('x')"}, "normalize: cannot read"),
         ({"env_kwargs": [1]}, r"env_kwargs is \[1\]"),
@@ -233,12 +234,31 @@ def test_wrappers_are_applied_innermost_first() -> None:
     assert observation_space.shape == (3, 4)
 
 
-def test_every_block_of_the_package_is_valid() -> None:
+@pytest.mark.parametrize(
+    ("env_id", "entry_point", "expected"),
+    [
+        ("Breakout-v99", "ale_py.env:AtariEnv", "CnnPolicy"),
+        ("ale_py:ALE/Pong-v5", None, "CnnPolicy"),
+        ("Robot-v99", "robots:Robot", None),
+    ],
+)
+def test_atari_games_without_a_block_share_one(
+    env_id: str, entry_point: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if entry_point is not None:
+        monkeypatch.setitem(gym.registry, env_id, EnvSpec(env_id, entry_point=entry_point))
+    block = zoo_block(env_id)
+    assert block.get("policy") == expected
+    assert block.get("frame_stack") == (4 if expected else None)
+
+
+def test_every_block_of_the_package_is_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(gym.registry, "Game-v99", EnvSpec("Game-v99", entry_point="ale_py.env:AtariEnv"))
     blocks = yaml.safe_load(resource_path("zoo_configs", "ppo_plus.yml").read_text())
-    assert {"default", "CartPole-v1", "Pendulum-v1", "HalfCheetah-v5"} <= set(blocks)
+    assert {"default", "atari", "CartPole-v1", "Pendulum-v1", "HalfCheetah-v5", "LunarLander-v3"} <= set(blocks)
     for env_id, block in blocks.items():
-        config = assemble("Acrobot-v1" if env_id == "default" else env_id)
-        resolved = resolve(config, VECTOR)
+        config = assemble({"default": "Acrobot-v1", "atari": "Game-v99"}.get(env_id, env_id))
+        resolved = resolve(config, IMAGE if env_id == "atari" else VECTOR)
         rows = resolved.n_envs * resolved.hyperparameters["n_steps"]
         assert rows % resolved.hyperparameters["batch_size"] == 0, f"{env_id}: the last minibatch is cut"
         assert config.n_timesteps == block["n_timesteps"]

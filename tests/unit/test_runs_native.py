@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import yaml
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import DummyVecEnv, SubprocVecEnv, VecCheckNan, VecNormalize
 
+from sb3_ppo_plus.envs.processes import ProcessVecEnv
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.runs import native
 from sb3_ppo_plus.runs.config import RunConfig, config_from_mapping
@@ -22,7 +24,7 @@ from sb3_ppo_plus.runs.envs import make_env, make_eval_env, make_training_env, p
 from sb3_ppo_plus.runs.ids import check_env_id, find_task, uses_mujoco
 from sb3_ppo_plus.runs.layers import assemble
 from sb3_ppo_plus.runs.native import choose_vec_env, make_native, warn_if_slower, why_not_native
-from sb3_ppo_plus.runs.train import resolve
+from sb3_ppo_plus.runs.prepare import resolve
 
 needs_native = pytest.mark.skipif(why_not_native() is not None, reason="MujocoVecEnv cannot be imported")
 CHEETAH = RunConfig("HalfCheetah-v5")
@@ -177,11 +179,21 @@ def test_native_environments_are_those_of_gymnasium_with_the_same_seeds() -> Non
     np.testing.assert_array_equal(*firsts)
 
 
-def test_processes_are_used_in_training_only_and_end_in_the_middle_of_a_step() -> None:
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs process groups")
+def test_processes_are_used_in_training_only() -> None:
     config = RunConfig("CartPole-v1", vec_env="subproc", n_envs=1)
     env, eval_env = make_training_env(config), make_eval_env(config, 1, seed=1)
-    assert isinstance(env, SubprocVecEnv)
+    assert isinstance(env, ProcessVecEnv)
     assert isinstance(eval_env, DummyVecEnv)
+    env.close()
+
+
+def test_sb3s_processes_take_their_place_elsewhere_and_end_in_the_middle_of_a_step(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(os, "killpg", raising=False)
+    env = make_training_env(RunConfig("CartPole-v1", vec_env="subproc", n_envs=1))
+    assert isinstance(env, SubprocVecEnv)
     # Ctrl-C in the middle of a step: the answer was read, and the environment does not know.
     env.reset()
     env.step_async(np.zeros(1, np.int64))

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers import slow_but
 
 pytest.importorskip("mlagents_envs")
 sys.path.insert(0, str(Path(__file__).parents[1] / "unity_player"))
@@ -46,7 +47,7 @@ def connect(tmp_path: Path) -> Iterator[Callable[..., Connection]]:
 # ------------------------------------------------ all scenes
 
 
-@pytest.mark.parametrize("scene", SCENES)
+@pytest.mark.parametrize("scene", slow_but(["balance", "sensors", "two"], SCENES))
 def test_every_scene_plays(scene: str, connect: Callable[..., Connection]) -> None:
     game = connect(scene, agents=3)
     game.env.reset()
@@ -57,7 +58,8 @@ def test_every_scene_plays(scene: str, connect: Callable[..., Connection]) -> No
     assert game.process.returncode == 0
     assert game.log("error") == []
     assert game.log("seed")[0]["seed"] == 5
-    assert game.log("left") == [{"left": "asked to"}]
+    # ML-Agents stops its server right after it has asked; on a busy machine the connection is gone before the word.
+    assert game.log("left") in ([{"left": "asked to"}], [{"left": "StatusCode.UNAVAILABLE"}])
 
 
 # ------------------------------------------------ order of events

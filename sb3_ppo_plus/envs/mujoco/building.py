@@ -23,6 +23,25 @@ AFTER_CONSTRAINTS = frozenset({"cacc", "cfrc_int", "cfrc_ext"})
 _NOT_COMPUTED = frozenset({"qfrc_inverse", "subtree_linvel", "subtree_angmom", "energy"})
 
 
+def check_engine(engine: str, device: Any, engine_options: Any) -> None:
+    """
+    :param engine: what an environment on the processor was asked for
+    :param device: likewise
+    :param engine_options: likewise
+    :raises InvalidArgument: unless it is the engine that computes there
+    """
+    if engine == "warp":
+        raise InvalidArgument(
+            "engine='warp' is another class; call MujocoVecEnv itself, or derive yours from "
+            "sb3_ppo_plus.envs.mujoco.warp_vec_env.WarpVecEnv"
+        )
+    if engine != "cpu":
+        raise InvalidArgument(f"engine={engine!r}; there is 'cpu' and 'warp'")
+    if str(device) != "cpu" or engine_options:
+        given = f"device={str(device)!r}" if str(device) != "cpu" else f"engine_options={engine_options!r}"
+        raise InvalidArgument(f"{given} goes with engine='warp'; engine='cpu' computes on the processor's threads")
+
+
 def make_physics(
     model: mujoco.MjModel, n_envs: int, n_threads: int, needs: Sequence[str], model_needs: Sequence[str]
 ) -> Physics:
@@ -37,6 +56,19 @@ def make_physics(
     :return: the simulations, not yet begun
     :raises InvalidArgument: for a field that no step computes
     """
+    check_needs(needs, model_needs)
+    engine = DataPhysics if AFTER_CONSTRAINTS.intersection(needs) else BatchPhysics
+    return engine(
+        model, n_envs, n_threads, tuple(name for name in needs if name not in STATE_FIELDS), tuple(model_needs)
+    )
+
+
+def check_needs(needs: Sequence[str], model_needs: Sequence[str]) -> None:
+    """
+    :param needs: MjData fields that a task asks for
+    :param model_needs: MjModel fields
+    :raises InvalidArgument: for a field that no step computes, and for a forgotten comma
+    """
     if isinstance(needs, str) or isinstance(model_needs, str):
         raise InvalidArgument(
             f"needs={needs!r}, model_needs={model_needs!r}: give tuples, ('sensordata',) with its comma"
@@ -45,10 +77,6 @@ def make_physics(
         raise InvalidArgument(
             f"a step does not compute {name!r}; add a sensor for it to the model and read 'sensordata' instead"
         )
-    engine = DataPhysics if AFTER_CONSTRAINTS.intersection(needs) else BatchPhysics
-    return engine(
-        model, n_envs, n_threads, tuple(name for name in needs if name not in STATE_FIELDS), tuple(model_needs)
-    )
 
 
 def make_task(task: str | MujocoTask, kwargs: Mapping[str, Any], options: Sequence[str] = ()) -> MujocoTask:

@@ -55,6 +55,13 @@ class EpisodeClock:
         self.returns = np.where(done, 0.0, self.returns)
         self._look_ahead()
 
+    def start_late(self, shares: np.ndarray) -> None:
+        """
+        :param shares: share of the limit that has passed of the episodes under way, in [0, 1) [n]
+        """
+        self.lengths = (shares * self.limit).astype(np.int64)
+        self._look_ahead()
+
     def state_dict(self) -> dict[str, th.Tensor]:
         """
         :return: lengths and returns so far

@@ -10,7 +10,9 @@ simulations out of it costs more than it saves.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from types import SimpleNamespace
+from typing import Protocol
 
 import numpy as np
 
@@ -29,6 +31,33 @@ class Fields(SimpleNamespace):
             f"the task reads {name!r}, which it does not ask for; add it to its `needs` (fields of MjData) or "
             "`model_needs` (fields of MjModel)"
         )
+
+
+class Simulations(Protocol):
+    """n simulations, as those look at them who do not move them: pictures, and single robots."""
+
+    @property
+    def model(self) -> mujoco.MjModel:
+        """:return: the model before anything was randomized"""
+
+    @property
+    def expanded(self) -> Mapping[str, np.ndarray]:
+        """:return: model fields that differ between simulations, by name, each [n, ...]"""
+
+    def get_model(self, index: int) -> mujoco.MjModel:
+        """
+        :param index: number of a simulation
+        :return: its model
+        """
+
+    def get_data(self, index: int) -> mujoco.MjData:
+        """
+        :param index: number of a simulation
+        :return: its data, a copy
+        """
+
+    def close(self) -> None:
+        """Free what is held; doing it twice is fine."""
 
 
 class Physics(ABC):

@@ -48,7 +48,7 @@ _NOT_NEGATIVE = (
 )
 _POSITIVE = ("body_mass", "body_inertia", "geom_size")
 # More steps than any schedule takes.
-_LONG_AFTER = 10**15
+LONG_AFTER = 10**15
 
 
 class Randomizer:
@@ -73,16 +73,17 @@ class Randomizer:
         self.num_steps = 0
         #: by label: what each environment's draw came to, after strength [N, count]
         self.values: dict[str, np.ndarray] = {}
-        self._targets: list[list[_Target]] = []
+        #: by term: where it writes, its own field first
+        self.targets: list[list[Target]] = []
         for term in self.terms:
-            targets = [_Target(term, name, physics) for name in (term.field, *term.also)]
+            targets = [Target(term, name, physics) for name in (term.field, *term.also)]
             for other in targets[1:]:
                 if _prefix(other.field) != _prefix(term.field):
                     raise InvalidArgument(
                         f"randomization[{term.label!r}]: also has {other.field!r}, which is not of the same objects as "
                         f"{term.field!r}; `also` takes fields named {_prefix(term.field)}_*"
                     )
-            self._targets.append(targets)
+            self.targets.append(targets)
             count = 1 if term.shared else len(targets[0].rows)
             self.values[term.label] = np.full((n_envs, count), 0.0 if term.operation == "add" else 1.0)
 
@@ -93,10 +94,10 @@ class Randomizer:
         :param ids: their numbers, sorted [m]
         """
         for index in ids.tolist():
-            for targets in self._targets:
+            for targets in self.targets:
                 for target in targets:
                     target.restore(index)
-            for term, targets in zip(self.terms, self._targets, strict=True):
+            for term, targets in zip(self.terms, self.targets, strict=True):
                 strength = term.strength_at(self.num_steps)
                 drawn = term.draw(self.generators[index], len(targets[0].rows))
                 for target in targets:
@@ -120,7 +121,7 @@ class Randomizer:
 
     def finish_schedules(self) -> None:
         """Draw at full strength from the next episode on, as at the end of training; for evaluation."""
-        self.num_steps = _LONG_AFTER
+        self.num_steps = LONG_AFTER
 
     def state_dict(self) -> dict[str, Any]:
         """
@@ -155,10 +156,10 @@ class Randomizer:
         self.physics.apply_model(np.arange(self.physics.n_envs))
 
     def _fields(self) -> list[str]:
-        return sorted({target.field for targets in self._targets for target in targets})
+        return sorted({target.field for targets in self.targets for target in targets})
 
 
-class _Target:
+class Target:
     """Where a term writes: rows and columns of one field, and what stands there in the model itself."""
 
     def __init__(self, term: Term, name: str, physics: Physics) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from sb3_ppo_plus.envs.tasks.ops import Array
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.schedules import BaseSchedule, check_schedule, parse_schedule, tell_num_timesteps
 
@@ -17,7 +18,7 @@ OPERATIONS = ("scale", "add", "set")
 DISTRIBUTIONS = ("uniform", "log_uniform", "normal")
 _OPTIONS = ("field", *OPERATIONS, "names", "columns", "shared", "also", "strength", "over")
 # Draws of a normal distribution end this many deviations from its mean, so that what it can lead to is known.
-_TAIL = 4.0
+TAIL = 4.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Term:
         first, second = self.parameters
         size = 1 if self.shared else count
         if self.distribution == "normal":
-            drawn = first + second * generator.standard_normal(size).clip(-_TAIL, _TAIL)
+            drawn = first + second * generator.standard_normal(size).clip(-TAIL, TAIL)
         elif self.distribution == "log_uniform":
             drawn = np.exp(generator.uniform(math.log(first), math.log(second), size))
         else:
@@ -71,7 +72,7 @@ class Term:
         :return: the smallest and the largest draw
         """
         first, second = self.parameters
-        return (first - _TAIL * second, first + _TAIL * second) if self.distribution == "normal" else (first, second)
+        return (first - TAIL * second, first + TAIL * second) if self.distribution == "normal" else (first, second)
 
     def strength_at(self, num_steps: int) -> float:
         """
@@ -81,12 +82,12 @@ class Term:
         tell_num_timesteps(self.strength, num_steps)
         return float(self.strength(max(0.0, 1.0 - num_steps / self.over)))
 
-    def apply(self, nominal: np.ndarray, drawn: np.ndarray, strength: float) -> np.ndarray:
+    def apply(self, nominal: Array, drawn: Array, strength: float) -> Array:
         """
-        :param nominal: values of the model [count, ...]
+        :param nominal: values of the model, in an array or a tensor [count, ...]
         :param drawn: draws [count]
         :param strength: 0 to 1
-        :return: values of one environment [count, ...]
+        :return: values of one environment, or of all in one row after the other [count, ...]
         """
         drawn = drawn.reshape(-1, *[1] * (nominal.ndim - 1))
         if self.operation == "scale":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sb3_ppo_plus.envs.mujoco.bindings import mujoco
-from sb3_ppo_plus.envs.mujoco.physics import Physics
+from sb3_ppo_plus.envs.mujoco.physics import Simulations
 from sb3_ppo_plus.envs.screen import screen_answers
 from sb3_ppo_plus.errors import InvalidArgument
 
@@ -81,7 +81,7 @@ class Renderer:
     :param camera: the task's own camera configuration, which the view overrides
     """
 
-    def __init__(self, physics: Physics, view: View, camera: Mapping[str, Any]) -> None:
+    def __init__(self, physics: Simulations, view: View, camera: Mapping[str, Any]) -> None:
         self.physics, self.view = physics, view
         # A copy, to be drawn with what each simulation was randomized to.
         self.model = copy.copy(physics.model)

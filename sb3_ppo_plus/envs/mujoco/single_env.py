@@ -10,18 +10,18 @@ from sb3_ppo_plus.envs.mujoco.bindings import mujoco
 from sb3_ppo_plus.envs.single_env import SingleEnv
 
 if TYPE_CHECKING:
-    from sb3_ppo_plus.envs.mujoco.vec_env import MujocoVecEnv
+    from sb3_ppo_plus.envs.mujoco.face import MujocoFace
 
 
 class MujocoSingleEnv(SingleEnv):
     """
-    One robot of a :class:`MujocoVecEnv`.
+    One robot of a :class:`~sb3_ppo_plus.envs.MujocoVecEnv`.
 
     :param venv: the robots
     :param index: number of this one
     """
 
-    venv: MujocoVecEnv
+    venv: MujocoFace
 
     @property
     def model(self) -> mujoco.MjModel:

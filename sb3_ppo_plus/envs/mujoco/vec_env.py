@@ -8,31 +8,22 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch as th
-from stable_baselines3.common.vec_env.base_vec_env import VecEnvIndices
 
 from sb3_ppo_plus.envs.arrays import to_tensors, where_rows
-from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN, TensorVecEnv
+from sb3_ppo_plus.envs.base import EPISODE_LENGTH, EPISODE_RETURN
 from sb3_ppo_plus.envs.draws import Generators
-from sb3_ppo_plus.envs.mujoco.bindings import compile_model
-from sb3_ppo_plus.envs.mujoco.building import (
-    check_same_kind,
-    make_physics,
-    make_task,
-    time_limit,
-    whole,
-)
+from sb3_ppo_plus.envs.mujoco.building import check_engine, check_same_kind, make_physics, whole
 from sb3_ppo_plus.envs.mujoco.clock import EpisodeClock
 from sb3_ppo_plus.envs.mujoco.divergence import end_rows, find_diverged, keep_rows
+from sb3_ppo_plus.envs.mujoco.face import MujocoFace, options_of
+from sb3_ppo_plus.envs.mujoco.physics import Physics
 from sb3_ppo_plus.envs.mujoco.probing import probe_spaces
 from sb3_ppo_plus.envs.mujoco.randomization import Randomizer
-from sb3_ppo_plus.envs.mujoco.rendering import Renderer, View
-from sb3_ppo_plus.envs.mujoco.single_env import MujocoSingleEnv
+from sb3_ppo_plus.envs.mujoco.rendering import View
 from sb3_ppo_plus.envs.mujoco.tensor_task import TensorTask
 from sb3_ppo_plus.envs.signals import Signals
-from sb3_ppo_plus.envs.single_env import SingleEnv
 from sb3_ppo_plus.envs.tasks.base import MujocoTask
 from sb3_ppo_plus.errors import InvalidArgument
 from sb3_ppo_plus.machine import processors
@@ -48,7 +39,7 @@ _MAX_WARNINGS = 10
 _RANDOMIZATION_STREAM = 1
 
 
-class MujocoVecEnv(TensorVecEnv):
+class MujocoVecEnv(MujocoFace):
     """
     n robots on native threads, with a tensor face, and a ``VecEnv`` of SB3 to everybody else.
 
@@ -78,9 +69,20 @@ class MujocoVecEnv(TensorVecEnv):
     :param default_camera_config: free camera: distance, elevation, azimuth, lookat, trackbodyid
     :param max_geom: most geoms that are drawn
     :param visual_options: flags of MuJoCo's visualizer
+    :param engine: ``cpu`` for MuJoCo itself; ``warp`` for MuJoCo-Warp, which gives a
+        :class:`~sb3_ppo_plus.envs.mujoco.warp_vec_env.WarpVecEnv`, see ``docs/warp.md``
+    :param device: of the ``warp`` engine: ``cuda``, or ``cpu`` for trying it out
+    :param engine_options: of the ``warp`` engine: nconmax, njmax, record, deterministic
     :param task_kwargs: arguments of a task given by id, the same as Gymnasium's: ``ctrl_cost_weight=0.05``
     :raises InvalidArgument: for anything that cannot work, before the first step
     """
+
+    physics: Physics
+
+    def __new__(cls, *args: Any, engine: str = "cpu", **kwargs: Any) -> Any:
+        if cls is MujocoVecEnv and engine == "warp":
+            return _warp_class()(*args, **kwargs)
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -101,28 +103,23 @@ class MujocoVecEnv(TensorVecEnv):
         default_camera_config: Mapping[str, Any] | None = None,
         max_geom: int = 1000,
         visual_options: Mapping[int, bool] | None = None,
+        *,
+        engine: str = "cpu",
+        device: th.device | str = "cpu",
+        engine_options: Mapping[str, Any] | None = None,
         **task_kwargs: Any,
     ) -> None:
+        check_engine(engine, device, engine_options)
         n_envs = whole("n_envs", n_envs)
         threads = min(n_envs, processors() if n_threads is None else whole("n_threads", n_threads))
-        self.task = make_task(task, task_kwargs, _OPTIONS)
-        self.spec = gym.spec(task) if isinstance(task, str) else None
-        self.max_episode_steps = time_limit(self.task, max_episode_steps)
-        model = compile_model(self.task.model)
         view = View(
             render_mode, width, height, camera_id, camera_name, default_camera_config, max_geom, visual_options or {}
         )
-        view.check(model)
-        self.task.device = None if self.task.arrays else th.device("cpu")
-        self.task.setup(model)
-        if not hasattr(self.task, "dt"):
-            raise InvalidArgument(f"{type(self.task).__name__}.setup() has to call super().setup(model)")
+        model = self._set_task(task, task_kwargs, max_episode_steps, view, None)
         self.physics = make_physics(model, n_envs, threads, self.task.needs, self.task.model_needs)
         self.data = self.physics.data
         self.generators = Generators(n_envs)
         self.randomizer = Randomizer(randomization, self.physics, n_envs) if randomization is not None else None
-        self.render_mode, self._view = render_mode, view
-        self._renderer: Renderer | None = None
         #: simulations that diverged so far
         self.num_diverged = 0
         observation_space, action_space = probe_spaces(self.task, self.physics)
@@ -144,13 +141,6 @@ class MujocoVecEnv(TensorVecEnv):
         if seed is not None:
             self.seed(whole("seed", seed, low=0))
 
-    @property
-    def provides_episodes(self) -> bool:
-        """
-        :return: True, return and length of each episode are counted here
-        """
-        return True
-
     # ------------------------------------------------ reset
 
     def reset_tensors(self) -> th.Tensor:
@@ -165,6 +155,15 @@ class MujocoVecEnv(TensorVecEnv):
         self._remember_reset(everything)
         self._began = True
         return th.from_numpy(self._sense(self._observations))
+
+    def start_late(self, shares: th.Tensor) -> None:
+        """
+        :param shares: share of the time limit that has passed, in [0, 1) [N]
+        :raises InvalidArgument: where there is no time limit
+        """
+        if self.max_episode_steps <= 0:
+            super().start_late(shares)
+        self.clock.start_late(shares.cpu().numpy())
 
     def reset_arrays(self) -> Mapping[str, np.ndarray]:
         """
@@ -344,54 +343,16 @@ class MujocoVecEnv(TensorVecEnv):
         self.generators.load_state_dict(state["generators"])
         self._began = bool(state["began"])
 
-    # ------------------------------------------------ looking at it
 
-    def render_env(self, index: int) -> np.ndarray | None:
-        """
-        Draw one robot.
-
-        :param index: its number
-        :return: the picture, None for a window or without a render_mode
-        """
-        if self.render_mode is None:
-            return None
-        if self._renderer is None:
-            self._renderer = Renderer(self.physics, self._view, self.task.camera)
-        return self._renderer.render(index)
-
-    def render(self, mode: str | None = None) -> np.ndarray | None:
-        """
-        :param mode: None for the mode given at construction
-        :return: all robots in one picture for rgb_array; None for depths (``get_images()`` has them) and for a window
-        """
-        if self.render_mode == "human" and mode in (None, "human"):
-            return self.render_env(0)
-        return super().render(mode)
-
-    def set_attr(self, attr_name: str, value: Any, indices: VecEnvIndices = None) -> None:
-        """
-        :param attr_name: attribute to set, of the robots together
-        :param value: its value
-        :param indices: None, or all of them
-        :raises InvalidArgument: for what is fixed when the environment is made
-        """
-        if attr_name in _OPTIONS or attr_name in ("num_envs", "observation_space", "action_space"):
-            raise InvalidArgument(f"{attr_name} is fixed when the environment is made; make another MujocoVecEnv")
-        super().set_attr(attr_name, value, indices)
-
-    def single_env(self, index: int) -> SingleEnv:
-        """
-        :param index: number of a robot
-        :return: its face: ``model``, ``data`` (copies, of MuJoCo's own types), ``render()``
-        """
-        return MujocoSingleEnv(self, index)
-
-    def close(self) -> None:
-        """Stop the threads and free pictures and windows; doing it twice is fine."""
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-        self.physics.close()
+def _warp_class() -> Any:
+    try:
+        from sb3_ppo_plus.envs.mujoco.warp_vec_env import WarpVecEnv
+    except ImportError as missing:
+        raise InvalidArgument(str(missing)) from missing
+    # It steps in tensors where this class steps in arrays, and shares the rest with it.
+    MujocoVecEnv.register(WarpVecEnv)
+    return WarpVecEnv
 
 
-_OPTIONS = [name for name in inspect.signature(MujocoVecEnv).parameters if name not in ("task", "task_kwargs")]
+MujocoVecEnv.__new__.__signature__ = inspect.signature(MujocoVecEnv.__init__)  # type: ignore[attr-defined]
+MujocoVecEnv.options = options_of(MujocoVecEnv)

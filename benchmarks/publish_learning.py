@@ -1,0 +1,162 @@
+"""
+Write what mujoco_1m and mujoco_tuned measured where users read it: the README's tables, the comments in zoo_configs.
+
+    ppo-plus benchmark report benchmarks/results/mujoco_1m
+    ppo-plus benchmark report benchmarks/results/mujoco_tuned
+    python benchmarks/publish_learning.py
+
+A test fails where a number that is shown is not the measured one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from sb3_ppo_plus.atomic import atomic_write
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
+COMMON, TUNED = (RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned"))
+README = ROOT / "README.md"
+ZOO = ROOT / "zoo_configs" / "ppo_plus.yml"
+#: beginning of a label in the suite: heading in the README
+OTHERS = {
+    "CleanRL, v4": "CleanRL, v4",
+    "OpenAI Baselines": "OpenAI Baselines",
+    "SLM-Lab, v5": "SLM-Lab, v5, 4 or 10 million steps",
+}
+
+
+def learning_table(table: dict[str, Any]) -> str:
+    """
+    :param table: content of the report of mujoco_1m, its table.json
+    :return: the table of the common configuration in Markdown
+    """
+    heads = ["task", "seeds", "PPOPlus, training", "final evaluation", *OTHERS.values()]
+    rows = [
+        [row["task"], str(len(row["seeds"])), *ours(row), *(published(table, row["task"], label) for label in OTHERS)]
+        for row in table["rows"]
+    ]
+    return markdown(heads, rows)
+
+
+def tuned_table(table: dict[str, Any]) -> str:
+    """
+    :param table: content of the report of mujoco_tuned, its table.json
+    :return: the table of the blocks of the zoo in Markdown
+    """
+    slm_lab = "SLM-Lab, v5"
+    heads = ["task", "steps", "seeds", "PPOPlus, training", "final evaluation", OTHERS[slm_lab]]
+    rows = [
+        [task := row["task"], f"{row['steps']:,}", str(len(row["seeds"])), *ours(row), published(table, task, slm_lab)]
+        for row in table["rows"]
+    ]
+    return markdown(heads, rows)
+
+
+def markdown(heads: list[str], rows: list[list[str]]) -> str:
+    """
+    :param heads: of the columns
+    :param rows: cells
+    :return: a table, numbers on the right
+    """
+    lines = [heads, ["---", *["---:"] * (len(heads) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def ours(row: dict[str, Any]) -> list[str]:
+    """
+    :param row: what the table says of a task
+    :return: our training return with its interval, and our final evaluation
+    """
+    training = f"**{number(row['training']['mean'])}** {interval(row['training'])}"
+    return [training.strip(), number(row["evaluation"]["mean"])]
+
+
+def published(table: dict[str, Any], task: str, label: str) -> str:
+    """
+    :param table: content of a report's table.json
+    :param task: the environment
+    :param label: beginning of a label in the suite
+    :return: the mean that they have published, empty where there is none
+    """
+    found = (entry for entry in table["published"] if entry["task"] == task and entry["label"].startswith(label))
+    return next((number(entry["published_mean"]) for entry in found), "")
+
+
+def number(value: float) -> str:
+    """
+    :param value: a return
+    :return: it with as many digits as tell something
+    """
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:,.1f}"
+
+
+def interval(training: dict[str, Any]) -> str:
+    """
+    :param training: what the table says of a task's training returns
+    :return: bootstrap interval of their mean; empty for one seed
+    """
+    ends = training["mean_interval"]
+    return f"[{number(ends[0])}, {number(ends[1])}]" if ends else ""
+
+
+def in_readme(text: str, common: dict[str, Any], tuned: dict[str, Any]) -> str:
+    """
+    :param text: the README
+    :param common: content of the table.json of mujoco_1m
+    :param tuned: that of mujoco_tuned
+    :return: the README with the measured tables
+    """
+    for second, new in (("seeds", learning_table(common)), ("steps", tuned_table(tuned))):
+        shown = rf"(?m)^\| task \| {second} \|.*\n(?:\|.*\n)+"
+        text = _replace(shown, new + "\n", text, f"a table of tasks and {second}")
+    return text
+
+
+def in_zoo(text: str, table: dict[str, Any]) -> str:
+    """
+    :param text: zoo_configs/ppo_plus.yml
+    :param table: content of a report's table.json
+    :return: it with the measured returns above the blocks that are the suite's configuration
+    """
+    for row in table["rows"]:
+        if f"\n{row['task']}:\n  # Seeds " not in text:
+            continue
+        seeds = ", ".join(map(str, row["seeds"]))
+        measured = f"{number(row['training']['mean'])} {interval(row['training'])}".strip()
+        found = (
+            f"  # Seeds {seeds}: {measured}, evaluation {number(row['evaluation']['mean'])}. Not tuned for this task."
+        )
+        text = _replace(rf"(?m)(?<=^{row['task']}:\n)  # Seeds .*$", found, text, row["task"])
+    return text
+
+
+def _replace(pattern: str, new: str, text: str, what: str) -> str:
+    """Replace what a pattern finds, which must be there once."""
+    text, count = re.subn(pattern, lambda _: new, text)
+    if count != 1:
+        raise ValueError(f"{what} is there {count} times; expected once")
+    return text
+
+
+def read(path: Path) -> dict[str, Any]:
+    """
+    :param path: a report's table.json
+    :return: its content
+    """
+    table: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return table
+
+
+def main() -> None:
+    """Write the numbers."""
+    atomic_write(README, in_readme(README.read_text(encoding="utf-8"), read(COMMON), read(TUNED)))
+    atomic_write(ZOO, in_zoo(ZOO.read_text(encoding="utf-8"), read(COMMON)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Files that are read without running what is in them."""

@@ -1,0 +1,71 @@
+"""What is said of learning, in the README and above the blocks of the zoo, is what was measured."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from publish_learning import COMMON, README, TUNED, ZOO, in_readme, in_zoo, learning_table, read, tuned_table  # noqa: E402
+
+
+def test_what_the_readme_shows_was_measured() -> None:
+    shown, common, tuned = README.read_text(encoding="utf-8"), read(COMMON), read(TUNED)
+    assert in_readme(shown, common, tuned) == shown
+    tuned["rows"][0]["training"]["mean"] += 100
+    assert in_readme(shown, common, tuned) != shown
+
+
+def test_what_stands_above_the_blocks_was_measured() -> None:
+    shown, common = ZOO.read_text(encoding="utf-8"), read(COMMON)
+    assert in_zoo(shown, common) == shown
+    common["rows"][0]["training"]["mean"] += 100
+    assert in_zoo(shown, common) != shown
+
+
+def test_the_table_has_our_interval_beside_what_was_published() -> None:
+    several = {"mean": 2500.4, "mean_interval": [2300.0, 2700.0]}
+    table = {
+        "rows": [
+            {"task": "Hopper-v5", "seeds": [0, 1], "training": several, "evaluation": {"mean": 2600.0}},
+            {
+                "task": "Pusher-v5",
+                "seeds": [0],
+                "training": {"mean": -31.24, "mean_interval": None},
+                "evaluation": {"mean": -30.0},
+            },
+        ],
+        "published": [{"task": "Hopper-v5", "label": "CleanRL, v4, published", "published_mean": 2382.9}],
+    }
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in learning_table(table).splitlines()[2:]]
+    assert rows[0] == ["Hopper-v5", "2", "**2,500** [2,300, 2,700]", "2,600", "2,383", "", ""]
+    assert rows[1] == ["Pusher-v5", "1", "**-31.2**", "-30.0", "", "", ""]
+
+
+def test_the_table_of_tuned_blocks_has_their_steps() -> None:
+    row = {
+        "task": "Swimmer-v5",
+        "steps": 1_003_520,
+        "seeds": [10, 11],
+        "training": {"mean": 330.0, "mean_interval": [300.0, 360.0]},
+        "evaluation": {"mean": 340.2},
+    }
+    published = [{"task": "Swimmer-v5", "label": "SLM-Lab, v5, 4 or 10M steps", "published_mean": 282.4}]
+    lines = tuned_table({"rows": [row], "published": published}).splitlines()
+    assert lines[2] == "| Swimmer-v5 | 1,003,520 | 2 | **330** [300, 360] | 340 | 282 |"
+
+
+@pytest.mark.parametrize("suite", ["mujoco_1m", "mujoco_tuned"])
+def test_committed_results_are_complete(suite: str) -> None:
+    folder = ROOT / "benchmarks" / "results" / suite
+    table = json.loads((folder / "report" / "table.json").read_text(encoding="utf-8"))
+    lines = [json.loads(line) for line in (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()]
+    scores = {(line["variant"], line["task"], line["seed"]): line["training_return"] for line in lines}
+    for row in table["rows"]:
+        for seed, score in zip(row["seeds"], row["training"]["scores"], strict=True):
+            assert scores[row["variant"], row["task"], seed] == pytest.approx(score)
