@@ -19,7 +19,7 @@ from sb3_ppo_plus.envs.unity.vec_env import UnityVecEnv
 def make_game(folder: Path, scene: str, options: dict[str, Any] | None = None, **arguments: Any) -> UnityVecEnv:
     """Make an environment of a scene of the stand-in; whoever makes it closes it."""
     build = make_build(folder, scene, player_log=folder / "player.log", **(options or {}))
-    return UnityVecEnv(build, **{"seed": 3, "timeout": 20, "graphics": False, **arguments})
+    return UnityVecEnv(build, **{"seed": 3, "timeout": 60, "graphics": False, **arguments})
 
 
 def player_log(folder: Path) -> list[dict[str, Any]]:

@@ -149,7 +149,7 @@ def made() -> Iterator[Callable[..., ProcessVecEnv]]:
         pids = env.pids
         before = time.monotonic()
         env.close()
-        assert time.monotonic() - before < 5.0
+        assert time.monotonic() - before < 15.0
         assert not any(alive(pid) for pid in pids if pid > 0)
 
 
@@ -409,13 +409,13 @@ def test_neighbours_lose_their_episodes_too(made: Callable[..., ProcessVecEnv], 
 
 
 def test_two_that_hang_are_noticed_together(made: Callable[..., ProcessVecEnv], tmp_path: Path) -> None:
-    env = made(*[partial(Counting, "hangs", marker=tmp_path / str(index)) for index in range(3)], timeout=1.0)
+    env = made(*[partial(Counting, "hangs", marker=tmp_path / str(index)) for index in range(3)], timeout=4.0)
     env.reset()
     steps(env, 4)
     before = time.monotonic()
     assert steps(env, 1)[2].all()
-    # one after the other would be three seconds
-    assert time.monotonic() - before < 2.9
+    # one after the other would be twelve seconds
+    assert time.monotonic() - before < 11.9
 
 
 def test_restarted_environments_are_seeded_anew_each_time_and_the_same_in_every_run(
@@ -504,14 +504,14 @@ def test_a_restart_that_fails_is_one_more(made: Callable[..., ProcessVecEnv], tm
         ("raises", r"environment 2 raised in start: KeyError: 'the ball'; nothing was started.*self.fail\(\"make\"\)"),
         ("exits", "environment 2 ended its process with exit code 3 in start"),
         ("segfault", "environment 2 was killed by SIGSEGV in start.*string_at"),
-        ("hangs", r"environment 2 did not answer in start within 3 seconds \(start_timeout\)"),
+        ("hangs", r"environment 2 did not answer in start within 8 seconds \(start_timeout\)"),
     ],
 )
 def test_an_environment_that_cannot_be_made_is_told_at_once(fault: str, words: str) -> None:
     before = children()
     functions = [Counting, Counting, partial(Counting, fault, where="make", at=1)]
     with pytest.raises(WorkerLost) as caught:
-        ProcessVecEnv(functions, start_timeout=3.0 if fault == "hangs" else 60.0)
+        ProcessVecEnv(functions, start_timeout=8.0 if fault == "hangs" else 60.0)
     assert re.search(words, str(caught.value), re.DOTALL), caught.value
     assert caught.value.env_index == 2 and caught.value.restarts == 0
     assert children() <= before
@@ -623,7 +623,7 @@ def test_training_goes_on_through_faults_and_learns_nothing_from_them(
     functions = [
         partial(Counting, fault, at=20 + 15 * index, marker=tmp_path / fault) for index, fault in enumerate(faults)
     ]
-    env = made(Counting, *functions, timeout=1.0)
+    env = made(Counting, *functions, timeout=5.0)
     model = PPOPlus("MlpPolicy", env, n_steps=32, batch_size=32, n_epochs=1, device="cpu", seed=0)
     lost: list[tuple[int, int]] = []
 
@@ -659,7 +659,7 @@ def test_closing_in_the_middle_of_a_step_that_never_ends(fault: str) -> None:
     env.step_async(zeros(env))
     before = time.monotonic()
     env.close()
-    assert time.monotonic() - before < 5.0 and not any(alive(pid) for pid in pids)
+    assert time.monotonic() - before < 15.0 and not any(alive(pid) for pid in pids)
     env.close()
 
 
@@ -674,7 +674,7 @@ def test_closing_is_quick_and_closes_the_environments(tmp_path: Path) -> None:
     env.step_async(zeros(env))
     before = time.monotonic()
     env.close()
-    assert time.monotonic() - before < 2.0
+    assert time.monotonic() - before < 10.0
     assert {file.name for file in tmp_path.iterdir()} == {f"closed {pid}" for pid in pids}
 
 
@@ -686,7 +686,7 @@ def test_closing_with_dead_and_stopped_workers() -> None:
     os.kill(pids[1], signal.SIGSTOP)
     before = time.monotonic()
     env.close()
-    assert time.monotonic() - before < 5.0 and not any(alive(pid) for pid in pids)
+    assert time.monotonic() - before < 15.0 and not any(alive(pid) for pid in pids)
 
 
 def test_an_environment_that_nobody_holds_is_closed() -> None:
@@ -694,7 +694,7 @@ def test_an_environment_that_nobody_holds_is_closed() -> None:
     pids = env.pids
     del env
     gc.collect()
-    assert wait_for(lambda: not any(alive(pid) for pid in pids), 4.0)
+    assert wait_for(lambda: not any(alive(pid) for pid in pids), 15.0)
 
 
 def test_nothing_is_left_open_after_restarts() -> None:
@@ -732,7 +732,7 @@ def test_what_an_environment_started_is_ended_with_a_lost_worker(
     (game,) = env.env_method("game_pid")
     assert alive(game)
     steps(env, 1)
-    assert env.n_restarts == [1] and wait_for(lambda: not alive(game), 1.0)
+    assert env.n_restarts == [1] and wait_for(lambda: not alive(game), 15.0)
     assert alive(env.env_method("game_pid")[0])
     os.kill(env.env_method("game_pid")[0], signal.SIGKILL)
 
@@ -831,8 +831,8 @@ def test_nothing_stays_behind_however_the_parent_leaves() -> None:
     seen = [line.split() for line in result.stdout.splitlines()]
     assert sorted(tuple(words[:3]) for words in seen) == sorted(CASES), result.stderr
     workers = {" ".join(words[:3]): [int(pid) for pid in words[4:]] for words in seen}
-    wait_for(lambda: not any(alive(pid) for pids in workers.values() for pid in pids), 5.0)
+    wait_for(lambda: not any(alive(pid) for pids in workers.values() for pid in pids), 15.0)
     left = {case: pids for case, pids in workers.items() if any(alive(pid) for pid in pids)}
-    assert not left and time.monotonic() - ended < 6.0
+    assert not left and time.monotonic() - ended < 16.0
     assert set(os.listdir("/dev/shm")) <= segments
     assert "resource_tracker" not in result.stderr and "leaked" not in result.stderr

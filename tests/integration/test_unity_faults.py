@@ -55,28 +55,28 @@ def ports(env: Any) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "options, words, within",
+    "options, words, timeout",
     [
         (
             {"crash_in": "handshake"},
             r"ended with exit code 1; its last output:\n.*ball is missing.*while it was to start",
-            5,
+            60.0,
         ),
-        ({"crash_in": "reset"}, r"ended with exit code 1.*while it was to reset", 5),
-        ({"hang_in": "handshake"}, r"did not start within 2 seconds \(timeout\).*Behavior Type.*Default", 9),
-        ({"hang_in": "reset"}, r"did not reset within 2 seconds", 9),
-        ({"quit_after": 3}, r"quit", 5),
-        ({"communication_version": "0.15.0"}, r"speaks communication version 0.15.0.*this is 1.5.0", 5),
+        ({"crash_in": "reset"}, r"ended with exit code 1.*while it was to reset", 60.0),
+        ({"hang_in": "handshake"}, r"did not start within 2 seconds \(timeout\).*Behavior Type.*Default", 2.0),
+        ({"hang_in": "reset"}, r"did not reset within 6 seconds", 6.0),
+        ({"quit_after": 3}, r"quit", 60.0),
+        ({"communication_version": "0.15.0"}, r"speaks communication version 0.15.0.*this is 1.5.0", 60.0),
     ],
     ids=lambda value: str(value) if isinstance(value, dict) else "",
 )
 def test_a_game_that_does_not_start_is_a_clear_error_in_time(
-    options: dict[str, Any], words: str, within: float, tmp_path: Path
+    options: dict[str, Any], words: str, timeout: float, tmp_path: Path
 ) -> None:
     before = time.monotonic()
     with pytest.raises(UnityError) as caught:
-        make_game(tmp_path, "echo", options, timeout=2.0, max_restarts=0)
-    assert time.monotonic() - before < within
+        make_game(tmp_path, "echo", options, timeout=timeout, max_restarts=0)
+    assert time.monotonic() - before < 20
     assert re.search(words, str(caught.value), re.DOTALL), caught.value
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True).stdout
 
@@ -84,7 +84,7 @@ def test_a_game_that_does_not_start_is_a_clear_error_in_time(
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ({"behavior": "Nobody"}, r"no agent of behavior 'Nobody' asked .* within 1 seconds .*seen: Goalie.*Striker"),
+        ({"behavior": "Nobody"}, r"no agent of behavior 'Nobody' asked .* within 5 seconds .*seen: Goalie.*Striker"),
         ({}, r"several behaviors, Goalie\?team=1, Striker\?team=0; say which"),
         ({"behavior": "Striker", "n_workers": 0}, "n_workers=0"),
         ({"behavior": "Striker", "group_reward": "none"}, "group_reward='none'; there are add, ignore, separate"),
@@ -98,7 +98,7 @@ def test_a_game_that_does_not_start_is_a_clear_error_in_time(
 )
 def test_wrong_arguments_are_told(arguments: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises((UnityError, InvalidArgument), match=words):
-        make_game(tmp_path, "two", **{"timeout": 1.0, **arguments})
+        make_game(tmp_path, "two", **{"timeout": 5.0, **arguments})
 
 
 def test_a_path_without_a_game_is_told(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def play(env: Any, steps: int, account: EchoAccount) -> list[dict[str, Any]]:
 def test_a_lost_game_is_started_again_and_its_episodes_end_without_a_bootstrap(how: str, tmp_path: Path) -> None:
     options = {how: 40, "only_first": tmp_path / "was", "actions": "continuous", "agents": 3}
     # the marker lets one of the two games fail, once
-    env = make_game(tmp_path, "echo", options, n_workers=2, timeout=2.0)
+    env = make_game(tmp_path, "echo", options, n_workers=2, timeout=6.0 if how == "hang_after" else 60.0)
     account = EchoAccount(2, 0)
     ended = play(env, 80, account)
     lost = [info for info in ended if info["lost_row"]]
@@ -183,7 +183,7 @@ def test_a_killed_game_is_started_again(phase: str, tmp_path: Path) -> None:
         assert [info["lost_row"] for info in infos] == dones.tolist() == [False] * 4 + [True] * 4
     else:
         env.reset()
-    assert time.monotonic() - before < 5.0
+    assert time.monotonic() - before < 20.0
     assert doomed not in pids(env) and env.workers.n_restarts == [0, 1]
     env.step(np.zeros((env.num_envs, 2), np.float32))
     env.close()
@@ -198,7 +198,7 @@ def test_a_game_that_does_not_close_is_closed(how: str, tmp_path: Path) -> None:
         os.kill(pid, signal.SIGKILL)
     before = time.monotonic()
     env.close()
-    assert time.monotonic() - before < 10.0
+    assert time.monotonic() - before < 20.0
     assert not alive(pid) and port_is_free(ports(env)[0])
     env.close()
 
@@ -288,7 +288,7 @@ def test_nothing_stays_behind_however_the_trainer_leaves(
         trainer.send_signal(kill)
     trainer.wait(20)
     trainer.stdout.close()
-    assert wait_for(lambda: not any(alive(pid) for pid in games), 8.0)
+    assert wait_for(lambda: not any(alive(pid) for pid in games), 20.0)
     assert all(port_is_free(port) for port in used)
 
 

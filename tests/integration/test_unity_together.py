@@ -115,7 +115,7 @@ def test_an_error_of_one_ends_the_training_of_all(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="enough"):
         learn_together(models, 10_000, callback=fail)
     close(envs)
-    assert wait_for(lambda: threading.active_count() <= before, 5.0), threading.enumerate()
+    assert wait_for(lambda: threading.active_count() <= before, 20.0), threading.enumerate()
 
 
 def test_models_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:

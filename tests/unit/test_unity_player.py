@@ -323,7 +323,7 @@ def test_who_quits_says_so(connect: Callable[..., Connection]) -> None:
     assert game.log("left") == [{"left": "quit"}]
     # The API answers a goodbye when it is closed; until then the game waits.
     game.env.close()
-    assert game.process.wait(5) == 0
+    assert game.process.wait(20) == 0
 
 
 def test_a_hang_lasts_until_it_is_killed(connect: Callable[..., Connection]) -> None:
@@ -335,7 +335,7 @@ def test_a_hang_lasts_until_it_is_killed(connect: Callable[..., Connection]) -> 
     time.sleep(0.2)
     assert game.process.poll() is None
     game.env.close()
-    assert game.process.wait(5) == -9
+    assert game.process.wait(20) == -9
 
 
 def test_trouble_may_come_at_the_first_reset_or_at_the_end(connect: Callable[..., Connection]) -> None:
@@ -345,7 +345,7 @@ def test_trouble_may_come_at_the_first_reset_or_at_the_end(connect: Callable[...
     game = connect("echo", hang_in="close", timeout=1)
     game.env.reset()
     game.env.close()
-    assert game.process.wait(5) == -9
+    assert game.process.wait(20) == -9
 
 
 def test_trouble_may_come_once(connect: Callable[..., Connection], tmp_path: Path) -> None:

@@ -20,6 +20,9 @@ from mlagents_envs.environment import UnityEnvironment  # noqa: E402
 
 Policy = Callable[[Any, Any], ActionTuple]
 
+START = 30
+"""Seconds for a player to start."""
+
 
 class Connection:
     """
@@ -27,7 +30,8 @@ class Connection:
 
     :param folder: for the build and the player's log
     :param scene: what it plays
-    :param timeout: seconds to wait; the API looks after the process every tenth of them, in whole seconds
+    :param timeout: seconds to wait once it has started, which may take START; the API looks after the process every
+        tenth of them, in whole seconds
     :param side_channels: side channels
     :param options: of the player
     """
@@ -39,8 +43,10 @@ class Connection:
         build = make_build(folder, scene, player_log=self.log_file, **options)
         self.port = free_port()
         self.env = UnityEnvironment(
-            str(build), base_port=self.port, seed=5, timeout_wait=timeout, side_channels=side_channels, no_graphics=True
+            str(build), base_port=self.port, seed=5, timeout_wait=START, side_channels=side_channels, no_graphics=True
         )
+        # A start takes as long as the machine is slow; only what hangs afterwards is waited for in vain.
+        self.env._timeout_wait = self.env._communicator.timeout_wait = timeout
         self.process = self.env._process
 
     def log(self, key: str) -> list[dict[str, Any]]:
