@@ -24,7 +24,7 @@ FIRST = (
     "test_commands_of_the_readme_run",
     "test_python_blocks_run_from_top_to_bottom",
     "test_a_few_seconds_of_cartpole",
-    "test_run_searches_confirms",
+    "test_with_the_compiler",
     "test_a_suite_is_trained",
     "test_the_demo_trains",
 )

@@ -93,6 +93,7 @@ def python(words: list[str], folder: Path, **environment: str) -> subprocess.Com
     return subprocess.run([sys.executable, *words], cwd=folder, env=path, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_a_robot_of_ones_own_is_found_in_the_current_folder(tmp_path: Path) -> None:
     for name in ("own_robot.py", "balancer.xml"):
         shutil.copy(ROOT / "examples" / name, tmp_path)

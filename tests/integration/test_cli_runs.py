@@ -305,6 +305,7 @@ def test_ctrl_c_saves_the_model_and_exits_with_130(tmp_path: Path) -> None:
     assert len(evaluate_agent(load_agent(run, best=False), 1).returns) == 1
 
 
+@pytest.mark.slow
 def test_processes_train_as_one_process_does(tmp_path: Path) -> None:
     """Where the environments run changes nothing: the same seeds, the same parameters."""
     trained = []

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import yaml
-from helpers import slow_but
 
 pytest.importorskip("optuna")
 
@@ -63,6 +62,7 @@ def decide(opened: Any, winner: float, others: float) -> None:
             store.set_trial_state_values(trial._trial_id, TrialState.COMPLETE, [score])
 
 
+@pytest.mark.slow
 def test_run_searches_confirms_and_reports(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     words = ["--n-trials", "3", "--top-k", "1", "--confirm-seeds", "200-202", "--workers", "2", "--heartbeat", "1"]
     code = main(["tune", "run", *SMALL, *words, "--baselines", "current"])
@@ -251,7 +251,8 @@ def test_a_study_that_stops_itself_has_an_exit_code(here: Path, capsys: pytest.C
     assert open_study("journal:studies/sick/journal.log").count(TrialState.FAIL) == 2
 
 
-@pytest.mark.parametrize("number", slow_but([signal.SIGINT], [signal.SIGINT, signal.SIGTERM]))
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_leaves_its_trials_and_goes_on(here: Path, number: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     words = ["tune", "run", "--env", "CartPole-v1", "-n", "200000", "--n-trials", "2", "--heartbeat", "0.3"]
@@ -357,6 +358,7 @@ def test_arrays_that_cannot_work(words: list[str], message: str, capsys: pytest.
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_local_workers_through_submitit(here: Path) -> None:
     pytest.importorskip("submitit")
     main(["tune", "create", *SMALL, "--n-trials", "2"])

@@ -26,8 +26,8 @@ from sb3_ppo_plus.errors import InvalidArgument
 
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGUSR1"), reason="needs POSIX signals")
 
-# Measured: up to 2.1e-7. The sums of a gradient are rounded in another order.
-ROUNDING = 1e-6
+# Measured: up to 2e-6, by processor. Sums of a gradient are rounded in another order, and Adam divides by their size.
+ROUNDING = 1e-5
 
 
 def run(scenario: str, folder: Path) -> list[dict[str, Any]]:
@@ -63,7 +63,7 @@ def test_the_kl_of_all_stops_an_update_that_neither_rank_alone_would_end_there()
 
 def test_advantages_standardized_apart_give_other_parameters(updates: list[dict[str, Any]]) -> None:
     one = outcome(update("plain", slice(None)))
-    assert np.abs(np.subtract(updates[0]["alone"]["parameters"], one["parameters"])).max() > 1e3 * ROUNDING
+    assert np.abs(np.subtract(updates[0]["alone"]["parameters"], one["parameters"])).max() > 100 * ROUNDING
 
 
 # ------------------------------------------------ trainings

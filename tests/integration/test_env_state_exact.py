@@ -53,6 +53,7 @@ def test_what_follows_in_processes_is_the_same(name: str, tmp_path: Path) -> Non
     check(name, tmp_path)
 
 
+@pytest.mark.slow
 def test_what_follows_in_a_process_is_the_same(tmp_path: Path) -> None:
     check("processes of errands", tmp_path)
 

@@ -223,6 +223,7 @@ def test_rollouts_in_tensors_clip_the_forces_and_leave_the_choices_alone() -> No
     assert np.array_equal(np.sort(stored[:, 2]), np.sort(done[-256:, 2]))
 
 
+@pytest.mark.slow
 def test_the_compiled_update_learns_the_same() -> None:
     eager, compiled = [make(compile_update=compiled).learn(128) for compiled in (False, True)]
     for name, value in eager.policy.state_dict().items():

@@ -147,6 +147,7 @@ gym.register("Crashing-v0", Crashing, max_episode_steps=100)
 """
 
 
+@pytest.mark.slow
 def test_a_trial_that_takes_its_process_down_fails_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An abort of the simulator, an error of the constructor, rewards that are no numbers: one trial each."""
     (tmp_path / "crashing_env.py").write_text(CRASHING)

@@ -262,9 +262,9 @@ STEPS = "while True: env.step(np.array([env.action_space.sample()] * env.num_env
     "rest, kill, options",
     [
         ("pass", None, {}),
-        ("raise ValueError('no')", None, {}),
+        pytest.param("raise ValueError('no')", None, {}, marks=pytest.mark.slow),
         pytest.param("sys.exit(3)", None, {}, marks=pytest.mark.slow),
-        ("os._exit(4)", None, {}),
+        pytest.param("os._exit(4)", None, {}, marks=pytest.mark.slow),
         pytest.param(STEPS, signal.SIGINT, {}, marks=pytest.mark.slow),
         pytest.param(STEPS, signal.SIGTERM, {}, marks=pytest.mark.slow),
         (STEPS, signal.SIGKILL, {}),

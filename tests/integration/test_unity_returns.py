@@ -63,7 +63,7 @@ def test_agents_that_come_and_go_have_the_right_returns(tmp_path: Path) -> None:
     assert account.mistakes == []
 
 
-@pytest.mark.parametrize("trained, form", [("Striker", (3, 0)), ("Goalie", (0, 1))])
+@pytest.mark.parametrize("trained, form", [("Striker", (3, 0)), pytest.param("Goalie", (0, 1), marks=pytest.mark.slow)])
 def test_one_of_two_behaviors_has_the_right_returns(trained: str, form: tuple[int, int], tmp_path: Path) -> None:
     env = make_game(tmp_path, "two", {"agents": 3}, behavior=trained, others="random", n_workers=2)
     account = EchoAccount(*form)

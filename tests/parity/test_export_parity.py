@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -26,9 +28,17 @@ onnx = pytest.importorskip("onnx")
 # What Unity has nothing for.
 NOT_FOR_UNITY = {"PPO sees discrete", "PPO sees multidiscrete", "PPO sees multibinary", "PPO sees dict"}
 NOT_FOR_UNITY |= {"two extractors", "RecurrentPPO shared", *(case for case in CASES if "frames" in case)}
+SLOW = {"two extractors", "frames of images", "frames of a dict"}
+SLOW |= {"RecurrentPPO normalized frames", "RecurrentPPO shared", "RecurrentPPO one LSTM"}
 
 
-@pytest.mark.parametrize("case", CASES)
+def some_later(cases: Iterable[str]) -> list[Any]:
+    """These cases, of which those that take long wait for the slow tests."""
+    cases = list(cases)
+    return slow_but([case for case in cases if case not in SLOW], cases)
+
+
+@pytest.mark.parametrize("case", some_later(CASES))
 def test_the_generic_file_acts_as_the_model(case: str, tmp_path: Path) -> None:
     model, path = trained(case), tmp_path / "policy.onnx"
     report = export_onnx(
@@ -42,7 +52,7 @@ def test_the_generic_file_acts_as_the_model(case: str, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case not in NOT_FOR_UNITY])
+@pytest.mark.parametrize("case", some_later(case for case in CASES if case not in NOT_FOR_UNITY))
 def test_the_file_for_unity_acts_as_the_model(case: str, tmp_path: Path) -> None:
     model = trained(case)
     report = export_onnx(model, tmp_path / "p.onnx", "mlagents", make_env=env_maker(case, model), n_episodes=4)
@@ -66,7 +76,7 @@ def test_a_model_trained_with_masks_has_the_graph_of_maskable_ppo(actions: str, 
     assert "action_masks" in [name for name, _ in graphs[0][0][0]]
 
 
-@pytest.mark.parametrize("case", sorted(NOT_FOR_UNITY))
+@pytest.mark.parametrize("case", some_later(sorted(NOT_FOR_UNITY)))
 def test_what_unity_has_nothing_for_is_refused(case: str, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="Unity"):
         export_onnx(trained(case), tmp_path / "p.onnx", "mlagents")
