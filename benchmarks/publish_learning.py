@@ -1,8 +1,9 @@
 """
-Write what mujoco_1m and mujoco_tuned measured where users read it: the README's tables, the comments in zoo_configs.
+Write what the suites measured where users read it: the README's tables, the comments in zoo_configs, docs/algorithm.md.
 
     ppo-plus benchmark report benchmarks/results/mujoco_1m
     ppo-plus benchmark report benchmarks/results/mujoco_tuned
+    ppo-plus benchmark report benchmarks/results/ablations
     python benchmarks/publish_learning.py
 
 A test fails where a number that is shown is not the measured one.
@@ -19,8 +20,11 @@ from sb3_ppo_plus.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-COMMON, TUNED = (RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned"))
+COMMON, TUNED, ABLATIONS = (
+    RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned", "ablations")
+)
 README = ROOT / "README.md"
+ALGORITHM = ROOT / "docs" / "algorithm.md"
 ZOO = ROOT / "zoo_configs" / "ppo_plus.yml"
 #: beginning of a label in the suite: heading in the README
 OTHERS = {
@@ -55,6 +59,40 @@ def tuned_table(table: dict[str, Any]) -> str:
         for row in table["rows"]
     ]
     return markdown(heads, rows)
+
+
+def ablation_table(table: dict[str, Any]) -> str:
+    """
+    :param table: content of the report of ablations, its table.json
+    :return: one row for each variant in Markdown: mean training returns, and all tasks together by both protocols
+    """
+    tasks = list(dict.fromkeys(row["task"] for row in table["rows"]))
+    returns = {(row["variant"], row["task"]): number(row["training"]["mean"]) for row in table["rows"]}
+    pooled = {
+        (row["variant"], row["protocol"]): probability(row) for row in table["comparisons"] if row["task"] not in tasks
+    }
+    rows = [
+        [
+            f"`{variant}`",
+            *(returns[variant, task] for task in tasks),
+            f"{row['iqm']:.2f} [{row['iqm_interval'][0]:.2f}, {row['iqm_interval'][1]:.2f}]",
+            *(pooled.get((variant, protocol), "") for protocol in ("training", "evaluation")),
+        ]
+        for row in table["pooled"]
+        if row["protocol"] == "training"
+        for variant in [row["variant"]]
+    ]
+    return markdown(["variant", *tasks, "all, scaled", "better in training", "better at the end"], rows)
+
+
+def probability(comparison: dict[str, Any]) -> str:
+    """
+    :param comparison: of a variant with the baseline
+    :return: probability that a run of the variant is the better one with its interval; bold where that excludes a half
+    """
+    low, high = comparison["interval"]
+    shown = f"{comparison['probability']:.2f}"
+    return f"{shown if low <= 0.5 <= high else f'**{shown}**'} [{low:.2f}, {high:.2f}]"
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -117,6 +155,16 @@ def in_readme(text: str, common: dict[str, Any], tuned: dict[str, Any]) -> str:
     return text
 
 
+def in_algorithm(text: str, table: dict[str, Any]) -> str:
+    """
+    :param text: docs/algorithm.md
+    :param table: content of the table.json of ablations
+    :return: it with the measured table
+    """
+    shown = r"(?m)^\| variant \|.*\n(?:\|.*\n)+"
+    return _replace(shown, ablation_table(table) + "\n", text, "a table of variants")
+
+
 def in_zoo(text: str, table: dict[str, Any]) -> str:
     """
     :param text: zoo_configs/ppo_plus.yml
@@ -155,6 +203,7 @@ def read(path: Path) -> dict[str, Any]:
 def main() -> None:
     """Write the numbers."""
     atomic_write(README, in_readme(README.read_text(encoding="utf-8"), read(COMMON), read(TUNED)))
+    atomic_write(ALGORITHM, in_algorithm(ALGORITHM.read_text(encoding="utf-8"), read(ABLATIONS)))
     atomic_write(ZOO, in_zoo(ZOO.read_text(encoding="utf-8"), read(COMMON)))
 
 

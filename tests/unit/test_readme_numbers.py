@@ -11,7 +11,21 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from publish_learning import COMMON, README, TUNED, ZOO, in_readme, in_zoo, learning_table, read, tuned_table  # noqa: E402
+from publish_learning import (  # noqa: E402
+    ABLATIONS,
+    ALGORITHM,
+    COMMON,
+    README,
+    TUNED,
+    ZOO,
+    ablation_table,
+    in_algorithm,
+    in_readme,
+    in_zoo,
+    learning_table,
+    read,
+    tuned_table,
+)
 
 
 def test_what_the_readme_shows_was_measured() -> None:
@@ -26,6 +40,38 @@ def test_what_stands_above_the_blocks_was_measured() -> None:
     assert in_zoo(shown, common) == shown
     common["rows"][0]["training"]["mean"] += 100
     assert in_zoo(shown, common) != shown
+
+
+def test_what_the_docs_say_of_the_extras_was_measured() -> None:
+    shown, table = ALGORITHM.read_text(encoding="utf-8"), read(ABLATIONS)
+    assert in_algorithm(shown, table) == shown
+    table["rows"][0]["training"]["mean"] += 100
+    assert in_algorithm(shown, table) != shown
+
+
+def test_an_extra_stands_out_only_where_the_interval_says_so() -> None:
+    intervals = {"good": [0.51, 0.9], "bad": [0.1, 0.49], "even": [0.4, 0.7]}
+    protocols = ("training", "evaluation")
+    table = {
+        "rows": [{"variant": name, "task": "Hopper-v5", "training": {"mean": 1234.5}} for name in ("off", *intervals)],
+        "pooled": [
+            {"variant": name, "protocol": protocol, "iqm": 0.5, "iqm_interval": [0.4, 0.6]}
+            for name in ("off", *intervals)
+            for protocol in protocols
+        ],
+        "comparisons": [
+            {"variant": name, "protocol": protocol, "task": task, "probability": 0.6, "interval": interval}
+            for name, interval in intervals.items()
+            for protocol in protocols
+            for task in ("Hopper-v5", "all 1 tasks")
+        ],
+    }
+    table["comparisons"][-1]["probability"] = 0.55
+    lines = ablation_table(table).splitlines()[2:]
+    assert lines[0] == "| `off` | 1,234 | 0.50 [0.40, 0.60] |  |  |"
+    assert lines[1] == "| `good` | 1,234 | 0.50 [0.40, 0.60] | **0.60** [0.51, 0.90] | **0.60** [0.51, 0.90] |"
+    assert lines[2].endswith("| **0.60** [0.10, 0.49] | **0.60** [0.10, 0.49] |")
+    assert lines[3].endswith("| 0.60 [0.40, 0.70] | 0.55 [0.40, 0.70] |")
 
 
 def test_the_table_has_our_interval_beside_what_was_published() -> None:
