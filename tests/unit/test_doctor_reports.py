@@ -90,8 +90,9 @@ def test_runs_of_sb3_are_examined(kind: str, tmp_path: Path) -> None:
     model.learn(128 * 24)
     found = examine_run(tmp_path / ("run" if kind == "csv" else ""))
     assert found.history.steps == [128 * (update + 1) for update in range(24)]
-    assert found.journal.entries["learning-rate-high"].finding.severity >= Severity.WARNING
-    assert "kl-high" in found.journal.entries
+    # What is wrong with such a rate on every processor; which other findings there are depends on roundings.
+    assert found.journal.entries["kl-high"].finding.severity >= Severity.WARNING
+    assert "kl-spike" in found.journal.entries
     assert found.history.settings == Settings()
 
 
