@@ -306,7 +306,10 @@ def _check_keys(where: str, entry: Any, known: Sequence[str], needed: Sequence[s
 def _entries(where: str, value: Any) -> list[tuple[str, Any]]:
     if not isinstance(value, Mapping) or not value:
         raise InvalidArgument(f"{where} is {value!r}; give a mapping with at least one entry")
-    return [(str(name), entry) for name, entry in value.items()]
+    for name in value:
+        if not isinstance(name, str):
+            raise InvalidArgument(f"{where}: {name!r} is no text; put it in quotes, as YAML wants on, off and numbers")
+    return list(value.items())
 
 
 def _name(where: str, value: Any) -> str:

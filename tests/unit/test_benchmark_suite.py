@@ -111,6 +111,7 @@ def test_a_written_suite_is_read_as_the_same(tmp_path: Path) -> None:
         ("variants.sb3.set", 3, r"variants\.sb3\.set is 3; give a mapping"),
         ("variants.sb3.set", {"seed": 3}, r"set\.seed is 3, but seed comes from seeds: of the suite"),
         ("variants.a/b", {}, r"'a/b' is no name"),
+        ("variants", {False: {}}, r"variants: False is no text; put it in quotes"),
         ("seeds", "0-0,0", r"seeds is '0-0,0'; give different whole numbers"),
         ("seeds", [0.5], r"seeds is \[0\.5\]"),
         ("protocol", {"episodes": 3}, r"protocol has an unknown key 'episodes'.*eval_episodes"),
