@@ -23,6 +23,9 @@ RESULTS = ROOT / "benchmarks" / "results"
 COMMON, TUNED, ABLATIONS = (
     RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned", "ablations")
 )
+#: suites whose returns stand above the blocks of the zoo, and the variant there that is the block
+OF_BLOCKS = ("mujoco_1m", "mujoco_tuned")
+OURS = "ppo_plus"
 README = ROOT / "README.md"
 ALGORITHM = ROOT / "docs" / "algorithm.md"
 ZOO = ROOT / "zoo_configs" / "ppo_plus.yml"
@@ -30,6 +33,7 @@ ZOO = ROOT / "zoo_configs" / "ppo_plus.yml"
 OTHERS = {
     "CleanRL, v4": "CleanRL, v4",
     "OpenAI Baselines": "OpenAI Baselines",
+    "RL Baselines3 Zoo": "SB3's zoo, v3, tuned for each, evaluation of one run",
     "SLM-Lab, v5": "SLM-Lab, v5, 4 or 10 million steps",
 }
 
@@ -165,22 +169,30 @@ def in_algorithm(text: str, table: dict[str, Any]) -> str:
     return _replace(shown, ablation_table(table) + "\n", text, "a table of variants")
 
 
-def in_zoo(text: str, table: dict[str, Any]) -> str:
+def in_zoo(text: str, suite: str, table: dict[str, Any]) -> str:
     """
     :param text: zoo_configs/ppo_plus.yml
-    :param table: content of a report's table.json
-    :return: it with the measured returns above the blocks that are the suite's configuration
+    :param suite: name of a suite, as the comments have it
+    :param table: content of its report's table.json
+    :return: it with the measured returns in the comments of the blocks that have a line for this suite
     """
     for row in table["rows"]:
-        if f"\n{row['task']}:\n  # Seeds " not in text:
-            continue
-        seeds = ", ".join(map(str, row["seeds"]))
-        measured = f"{number(row['training']['mean'])} {interval(row['training'])}".strip()
-        found = (
-            f"  # Seeds {seeds}: {measured}, evaluation {number(row['evaluation']['mean'])}. Not tuned for this task."
-        )
-        text = _replace(rf"(?m)(?<=^{row['task']}:\n)  # Seeds .*$", found, text, row["task"])
+        above = rf"(?m)(?<=^{re.escape(row['task'])}:\n)((?:  #.*\n)*?)  # Suite {suite}, .*$"
+        if row["variant"] == OURS and (found := re.search(above, text)):
+            text = text[: found.start()] + found[1] + measured(suite, row) + text[found.end() :]
     return text
+
+
+def measured(suite: str, row: dict[str, Any]) -> str:
+    """
+    :param suite: name of a suite
+    :param row: what its table says of a task
+    :return: the comment of a block
+    """
+    seeds = ", ".join(map(str, row["seeds"]))
+    training = f"{number(row['training']['mean'])} {interval(row['training'])}".strip()
+    evaluation = number(row["evaluation"]["mean"])
+    return f"  # Suite {suite}, {row['steps']:,} steps, seeds {seeds}: {training}, evaluation {evaluation}."
 
 
 def _replace(pattern: str, new: str, text: str, what: str) -> str:
@@ -204,7 +216,10 @@ def main() -> None:
     """Write the numbers."""
     atomic_write(README, in_readme(README.read_text(encoding="utf-8"), read(COMMON), read(TUNED)))
     atomic_write(ALGORITHM, in_algorithm(ALGORITHM.read_text(encoding="utf-8"), read(ABLATIONS)))
-    atomic_write(ZOO, in_zoo(ZOO.read_text(encoding="utf-8"), read(COMMON)))
+    blocks = ZOO.read_text(encoding="utf-8")
+    for suite in OF_BLOCKS:
+        blocks = in_zoo(blocks, suite, read(RESULTS / suite / "report" / "table.json"))
+    atomic_write(ZOO, blocks)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from publish_learning import (  # noqa: E402
     ABLATIONS,
     ALGORITHM,
     COMMON,
+    OF_BLOCKS,
     README,
+    RESULTS,
     TUNED,
     ZOO,
     ablation_table,
@@ -35,11 +38,22 @@ def test_what_the_readme_shows_was_measured() -> None:
     assert in_readme(shown, common, tuned) != shown
 
 
-def test_what_stands_above_the_blocks_was_measured() -> None:
-    shown, common = ZOO.read_text(encoding="utf-8"), read(COMMON)
-    assert in_zoo(shown, common) == shown
-    common["rows"][0]["training"]["mean"] += 100
-    assert in_zoo(shown, common) != shown
+@pytest.mark.parametrize("suite", OF_BLOCKS)
+def test_what_stands_above_the_blocks_was_measured(suite: str) -> None:
+    shown, table = ZOO.read_text(encoding="utf-8"), read(RESULTS / suite / "report" / "table.json")
+    assert in_zoo(shown, suite, table) == shown
+    changed = 0
+    for row in table["rows"]:
+        row["training"]["mean"] += 100
+        changed += in_zoo(shown, suite, table) != shown
+        row["training"]["mean"] -= 100
+    assert changed == shown.count(f"  # Suite {suite}, ") > 0
+
+
+def test_every_block_of_a_robot_has_its_measured_line() -> None:
+    blocks = re.findall(r"(?m)^(\w+-v5):\n((?:  #.*\n)*)", ZOO.read_text(encoding="utf-8"))
+    assert len(blocks) == 11
+    assert [task for task, comments in blocks if "  # Suite mujoco_" not in comments] == []
 
 
 def test_what_the_docs_say_of_the_extras_was_measured() -> None:
@@ -89,8 +103,8 @@ def test_the_table_has_our_interval_beside_what_was_published() -> None:
         "published": [{"task": "Hopper-v5", "label": "CleanRL, v4, published", "published_mean": 2382.9}],
     }
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in learning_table(table).splitlines()[2:]]
-    assert rows[0] == ["Hopper-v5", "2", "**2,500** [2,300, 2,700]", "2,600", "2,383", "", ""]
-    assert rows[1] == ["Pusher-v5", "1", "**-31.2**", "-30.0", "", "", ""]
+    assert rows[0] == ["Hopper-v5", "2", "**2,500** [2,300, 2,700]", "2,600", "2,383", "", "", ""]
+    assert rows[1] == ["Pusher-v5", "1", "**-31.2**", "-30.0", "", "", "", ""]
 
 
 def test_the_table_of_tuned_blocks_has_their_steps() -> None:
