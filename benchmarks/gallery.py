@@ -19,6 +19,7 @@ import numpy as np
 from sb3_ppo_plus.atomic import atomic_write
 from sb3_ppo_plus.benchmark.results import BenchmarkFolder, Result, RunPlace, results_of
 from sb3_ppo_plus.cli.rendering import choose_mujoco_renderer
+from sb3_ppo_plus.files.normalizer import read_normalizer
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = ("config.yml", "model.zip", "vecnormalize.pkl")
@@ -118,6 +119,8 @@ def card(choice: Choice, place: Path, returns: Sequence[float], proof: str) -> s
         "versions": versions,
     }
     table = "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    normalized = read_normalizer(place / "vecnormalize.pkl", trust=False).norm_obs
+    observations = f"its observations are {'normalized by `vecnormalize.pkl`' if normalized else 'not normalized'}."
     return f"""# {result.task}
 
 Return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} in {len(returns)} episodes, after {result.steps:,} steps of PPO.
@@ -126,8 +129,8 @@ Return {np.mean(returns):,.1f} ± {np.std(returns):,.1f} in {len(returns)} episo
 |---|---|
 {table}
 
-`model.zip` opens with `PPOPlus.load` and with SB3's `PPO.load`; its observations are normalized by `vecnormalize.pkl`.
-`policy.onnx` holds both and takes raw observations: `OnnxPolicy("policy.onnx").act(observation)`. Proof of the export:
+`model.zip` opens with `PPOPlus.load` and with SB3's `PPO.load`; {observations}
+`policy.onnx` takes raw observations: `OnnxPolicy("policy.onnx").act(observation)`. Proof of the export:
 
 ```text
 {proof.strip().replace(f"{place}/", "")}

@@ -3,6 +3,7 @@ Write what the suites measured where users read it: the README's tables, the com
 
     ppo-plus benchmark report benchmarks/results/mujoco_1m
     ppo-plus benchmark report benchmarks/results/mujoco_tuned
+    ppo-plus benchmark report benchmarks/results/mujoco_long
     ppo-plus benchmark report benchmarks/results/ablations
     python benchmarks/publish_learning.py
 
@@ -20,8 +21,8 @@ from sb3_ppo_plus.atomic import atomic_write
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-COMMON, TUNED, ABLATIONS = (
-    RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned", "ablations")
+COMMON, TUNED, LONG, ABLATIONS = (
+    RESULTS / suite / "report" / "table.json" for suite in ("mujoco_1m", "mujoco_tuned", "mujoco_long", "ablations")
 )
 #: suites whose returns stand above the blocks of the zoo, and the variant there that is the block
 OF_BLOCKS = ("mujoco_1m", "mujoco_tuned")
@@ -51,15 +52,24 @@ def learning_table(table: dict[str, Any]) -> str:
     return markdown(heads, rows)
 
 
-def tuned_table(table: dict[str, Any]) -> str:
+def other_table(tuned: dict[str, Any], longer: dict[str, Any]) -> str:
     """
-    :param table: content of the report of mujoco_tuned, its table.json
-    :return: the table of the blocks of the zoo in Markdown
+    :param tuned: content of the report of mujoco_tuned, its table.json
+    :param longer: that of mujoco_long
+    :return: the table of the blocks of the zoo, and of longer trainings with larger rollouts, in Markdown
     """
     slm_lab = "SLM-Lab, v5"
-    heads = ["task", "steps", "seeds", "PPOPlus, training", "final evaluation", OTHERS[slm_lab]]
+    heads = ["task", "settings", "steps", "seeds", "PPOPlus, training", "final evaluation", OTHERS[slm_lab]]
     rows = [
-        [task := row["task"], f"{row['steps']:,}", str(len(row["seeds"])), *ours(row), published(table, task, slm_lab)]
+        [
+            row["task"],
+            settings,
+            f"{row['steps']:,}",
+            str(len(row["seeds"])),
+            *ours(row),
+            published(table, row["task"], slm_lab),
+        ]
+        for settings, table in (("own block", tuned), ("larger rollouts", longer))
         for row in table["rows"]
     ]
     return markdown(heads, rows)
@@ -146,14 +156,15 @@ def interval(training: dict[str, Any]) -> str:
     return f"[{number(ends[0])}, {number(ends[1])}]" if ends else ""
 
 
-def in_readme(text: str, common: dict[str, Any], tuned: dict[str, Any]) -> str:
+def in_readme(text: str, common: dict[str, Any], tuned: dict[str, Any], longer: dict[str, Any]) -> str:
     """
     :param text: the README
     :param common: content of the table.json of mujoco_1m
     :param tuned: that of mujoco_tuned
+    :param longer: that of mujoco_long
     :return: the README with the measured tables
     """
-    for second, new in (("seeds", learning_table(common)), ("steps", tuned_table(tuned))):
+    for second, new in (("seeds", learning_table(common)), ("settings", other_table(tuned, longer))):
         shown = rf"(?m)^\| task \| {second} \|.*\n(?:\|.*\n)+"
         text = _replace(shown, new + "\n", text, f"a table of tasks and {second}")
     return text
@@ -214,7 +225,7 @@ def read(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Write the numbers."""
-    atomic_write(README, in_readme(README.read_text(encoding="utf-8"), read(COMMON), read(TUNED)))
+    atomic_write(README, in_readme(README.read_text(encoding="utf-8"), read(COMMON), read(TUNED), read(LONG)))
     atomic_write(ALGORITHM, in_algorithm(ALGORITHM.read_text(encoding="utf-8"), read(ABLATIONS)))
     blocks = ZOO.read_text(encoding="utf-8")
     for suite in OF_BLOCKS:
